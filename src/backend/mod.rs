@@ -1,0 +1,60 @@
+//! The seam between backends: how a plan is spelled in kernel objects. Pure.
+
+use crate::compile::{NodeContext, ServicePortPlan};
+use crate::kernel::{ChainBody, ChainKey, Claims, Placement, RuleKey};
+
+/// How packets are sent to endpoints.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Mode {
+    /// Chains of the nat table.
+    Iptables,
+}
+
+impl std::fmt::Display for Mode {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Mode::Iptables => "iptables",
+        })
+    }
+}
+
+/// Whether rules in endpoint and dispatch chains carry comments. They are for people only, and on a big cluster they
+/// are two fifths of the text.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum RuleComments {
+    /// Written.
+    Keep,
+    /// Left out, as kube-proxy does above 1000 endpoints.
+    Omit,
+}
+
+/// The kernel objects that one owner (a Service, or the base) wants.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Fragment {
+    /// Shared chains that have to exist, in an order in which they can be created.
+    pub shared_chains: Vec<ChainKey>,
+    /// Private chains with their content, in an order in which they can be written: a chain comes after those that
+    /// it jumps to.
+    pub chains: Vec<(ChainKey, ChainBody)>,
+    /// Rules in shared chains and host chains, with their place. Those with [`Placement::Head`] are inserted in this
+    /// order, so that the last one ends up first.
+    pub rules: Vec<(RuleKey, Placement)>,
+}
+
+/// A way to spell plans in kernel objects.
+pub trait Backend: Send {
+    /// Which one it is.
+    fn mode(&self) -> Mode;
+
+    /// What exists with no Service at all.
+    fn base(&self, node: &NodeContext) -> Fragment;
+
+    /// Appends what one service port adds in its family.
+    fn lower(&self, plan: &ServicePortPlan, node: &NodeContext, comments: RuleComments, out: &mut Fragment);
+
+    /// How to recognise what is ours, whatever the settings.
+    fn claims(&self) -> Claims;
+
+    /// Like [`Backend::claims`], but only what `cleanup` removes.
+    fn removable(&self) -> Claims;
+}

@@ -1,0 +1,50 @@
+//! What a kernel can hold and can be asked to do. This layer knows no Service, no node and no backend.
+//!
+//! Operations are data ([`Op`]); the trait [`Kernel`] is the one narrow door to the real thing, a fake, a faulty one
+//! or a recorder.
+
+mod chain;
+mod flow;
+mod op;
+pub mod rule;
+mod rule_text;
+mod state;
+
+use crate::net::IpFamily;
+
+pub use chain::{ChainBody, ChainKey, ChainName, ChainNameError, Digest, Table, TableId};
+pub use flow::{Flow, FlowQuery};
+pub use op::{ErrorKind, KernelError, Op};
+pub use rule::Rule;
+pub use rule_text::RuleParseError;
+pub use state::{ChainClass, Claims, FoundChain, Placement, RuleKey, TableDump};
+
+/// The kernel of one network namespace, as the sync engine sees it.
+///
+/// Contract:
+/// - `apply` returns exactly one result per operation, in the order of the operations.
+/// - The operations of one call are one transaction: those on one table become visible together or not at all.
+///   Within one call, new and changed chains are written before rules that may name them, rules are removed before
+///   chains that they name, and rejecting or dropping rules of the filter table are added before and removed after the
+///   change of the nat table.
+/// - When a transaction fails, the operations that took effect report `Ok`; the one that caused it, if
+///   it can be told, reports [`ErrorKind::Rejected`], [`ErrorKind::Exists`], [`ErrorKind::NotFound`] or
+///   [`ErrorKind::Busy`]; the rest report [`ErrorKind::Aborted`].
+///   If it can't be told what took effect, all report [`ErrorKind::Unknown`] and the caller has to dump.
+/// - Adding what exists is `Exists`, removing what does not exist is `NotFound`: never a silent success, since either
+///   means that the caller's picture was wrong.
+/// - No call blocks for longer than its deadline; none panics on anything that the kernel or a tool answers.
+pub trait Kernel {
+    /// Reads everything in one table that `claims` says is ours.
+    fn dump(&mut self, table: TableId, claims: &Claims) -> Result<TableDump, KernelError>;
+
+    /// Reads the conntrack entries that match the query. The kernel filters where it can; an answer may hold more
+    /// than was asked for.
+    fn flows(&mut self, query: &FlowQuery) -> Result<Vec<Flow>, KernelError>;
+
+    /// The addresses of all interfaces in one family, loopback included, sorted and without repetitions.
+    fn addresses(&mut self, family: IpFamily) -> Result<Vec<std::net::IpAddr>, KernelError>;
+
+    /// Carries out one transaction.
+    fn apply(&mut self, transaction: &[Op]) -> Vec<Result<(), KernelError>>;
+}

@@ -1,0 +1,161 @@
+//! One iptables rule as a value: the matches and targets that kube-proxy's chains are made of.
+//!
+//! A rule has at most one match of each kind, so that it is a struct and not a list, and two rules are the same if they
+//! are equal. The text form (see `rule_text`) is that of `iptables-save`, with the order of matches fixed.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use ipnet::IpNet;
+
+use crate::kernel::ChainName;
+use crate::net::Protocol;
+
+/// A rule. `Default` is the rule without matches and target: it counts packets and goes on.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Rule {
+    /// `-s`.
+    pub source: Option<Not<IpNet>>,
+    /// `-d`.
+    pub destination: Option<Not<IpNet>>,
+    /// `-i`; ends in `+` to match all interfaces that begin with it.
+    pub in_interface: Option<Not<Arc<str>>>,
+    /// `-p`.
+    pub protocol: Option<Protocol>,
+    /// `-m comment --comment`. Rendered with unprintable characters replaced and cut at 255 bytes.
+    pub comment: Option<String>,
+    /// Where the comment stands among the matches. It has no meaning for packets, but `iptables -C`, which other
+    /// programs use to look for a jump, compares matches in their order.
+    pub comment_position: CommentPosition,
+    /// `-m conntrack --ctstate`.
+    pub conntrack_state: Option<Not<ConntrackStates>>,
+    /// `-m <protocol> --dport`.
+    pub destination_port: Option<u16>,
+    /// `-m addrtype --src-type LOCAL`.
+    pub source_is_local: bool,
+    /// `-m addrtype --dst-type LOCAL`.
+    pub destination_is_local: bool,
+    /// `-m mark --mark value/mask`.
+    pub mark: Option<Not<Mark>>,
+    /// `-m recent`.
+    pub recent: Option<Recent>,
+    /// `-m statistic --mode random --probability`.
+    pub probability: Option<Probability>,
+    /// `-m nfacct --nfacct-name`.
+    pub counter: Option<Arc<str>>,
+    /// `-j`; `None`: the packet goes on to the next rule.
+    pub target: Option<Target>,
+}
+
+/// A match or its negation (`!`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Not<T> {
+    /// Matches.
+    Is(T),
+    /// `! ` in front: matches everything else.
+    IsNot(T),
+}
+
+/// Where a rule's comment is written.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum CommentPosition {
+    /// Before the other `-m` matches.
+    #[default]
+    First,
+    /// After the other `-m` matches, as in kube-proxy's jumps from built-in chains.
+    Last,
+}
+
+/// Sets of conntrack states that rules of ours match on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum ConntrackStates {
+    /// `NEW`.
+    New,
+    /// `INVALID`.
+    Invalid,
+    /// `RELATED,ESTABLISHED`.
+    RelatedEstablished,
+    /// `RELATED,ESTABLISHED,DNAT`.
+    RelatedEstablishedDnat,
+}
+
+/// A firewall mark under a mask.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Mark {
+    /// The bits that are wanted.
+    pub value: u32,
+    /// The bits that are looked at.
+    pub mask: u32,
+}
+
+/// `-m recent`: the kernel's list of client addresses of one endpoint, for ClientIP affinity.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Recent {
+    /// `--rcheck --seconds N --reap`: the client has used this endpoint within so many seconds.
+    Check {
+        /// The list's name.
+        list: ChainName,
+        /// The time-out.
+        seconds: u32,
+    },
+    /// `--set`: remember the client.
+    Set {
+        /// The list's name.
+        list: ChainName,
+    },
+}
+
+/// A probability as the kernel holds it: in units of 2^-31 (`XT_STATISTIC`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Probability(pub u32);
+
+impl Probability {
+    /// The unit: a probability of one.
+    const ONE: f64 = 2_147_483_648.0;
+
+    /// One in `n`, by way of the ten decimals that kube-proxy writes.
+    pub fn one_in(n: usize) -> Probability {
+        Probability::from_fraction(Self::text_of_one_in(n).parse().unwrap_or(0.0))
+    }
+
+    /// The text for one in `n`: ten decimals.
+    pub fn text_of_one_in(n: usize) -> String {
+        format!("{:.10}", 1.0 / n as f64)
+    }
+
+    /// Rounds as iptables does (`lround`).
+    pub fn from_fraction(fraction: f64) -> Probability {
+        Probability((fraction.clamp(0.0, 1.0) * Self::ONE).round() as u32)
+    }
+
+    /// The fraction, between 0 and 1.
+    pub fn fraction(self) -> f64 {
+        f64::from(self.0) / Self::ONE
+    }
+}
+
+/// What happens to a packet that matches.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum Target {
+    /// Go through another chain and come back.
+    Jump(ChainName),
+    /// `ACCEPT`.
+    Accept,
+    /// `DROP`.
+    Drop,
+    /// `RETURN`.
+    Return,
+    /// `REJECT` with the family's default: ICMP port unreachable.
+    Reject,
+    /// `MARK --or-mark`: set these bits.
+    OrMark(u32),
+    /// `MARK --xor-mark`: flip these bits.
+    XorMark(u32),
+    /// `MASQUERADE`.
+    Masquerade {
+        /// With `--random-fully`.
+        random_fully: bool,
+    },
+    /// `DNAT --to-destination`.
+    Dnat(SocketAddr),
+}

@@ -1,0 +1,91 @@
+//! What of a table is ours, and what was found in it.
+
+use std::fmt;
+use std::sync::Arc;
+
+use crate::kernel::{ChainKey, ChainName, Digest, TableId};
+
+/// Where a rule of a shared chain goes when it is added.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Placement {
+    /// In front of all others (`-I`).
+    Head,
+    /// Behind all others (`-A`).
+    Tail,
+}
+
+/// One rule of a chain whose rules come and go one by one: identity is the chain and the rule's whole text, as
+/// [`crate::kernel::Rule::render`] writes it.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct RuleKey {
+    /// The chain that holds it.
+    pub chain: ChainKey,
+    /// Its specification.
+    pub spec: Arc<str>,
+}
+
+impl fmt::Display for RuleKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}", self.chain, self.spec)
+    }
+}
+
+/// To whom a chain belongs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum ChainClass {
+    /// Ours, and written as a whole: unknown rules in it are removed with the next write.
+    Private,
+    /// Ours, but its rules come and go one by one: unknown rules in it are stale and removed one by one.
+    Shared,
+    /// Not ours; the rules of ours in it are those whose exact text is wanted or [`Claims::jumps`] lists. All
+    /// other rules are somebody else's and are never touched.
+    Host,
+    /// None of our business.
+    Foreign,
+}
+
+/// What is ours, so that a restarted process recognises it and nothing else is touched.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Claims {
+    /// Chains of known name, with their class. Both families alike.
+    pub chains: Vec<(crate::kernel::Table, ChainName, ChainClass)>,
+    /// Prefixes of private chains.
+    pub prefixes: Vec<(crate::kernel::Table, &'static str)>,
+    /// Rules in host chains that are ours: the jumps, as text. Both families alike.
+    pub jumps: Vec<(crate::kernel::Table, ChainName, Arc<str>)>,
+}
+
+impl Claims {
+    /// To whom a chain of a table belongs.
+    pub fn class(&self, table: TableId, name: &ChainName) -> ChainClass {
+        if let Some((_, _, class)) = self.chains.iter().find(|(of, known, _)| *of == table.table && known == name) {
+            return *class;
+        }
+        let ours = self.prefixes.iter().any(|(of, prefix)| *of == table.table && name.as_str().starts_with(prefix));
+        if ours { ChainClass::Private } else { ChainClass::Foreign }
+    }
+
+    /// Whether a rule of a host chain is one of our jumps.
+    pub fn is_jump(&self, table: TableId, chain: &ChainName, spec: &str) -> bool {
+        self.jumps.iter().any(|(of, host, known)| *of == table.table && host == chain && **known == *spec)
+    }
+}
+
+/// One chain that was found.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum FoundChain {
+    /// A private chain: what it does. A rule in it that cannot be read makes a digest that equals no wanted one.
+    Private(Digest),
+    /// A shared chain: its rules in order, in canonical text ([`crate::kernel::Rule::render`] of the parsed rule;
+    /// a rule that cannot be parsed as it was printed).
+    Shared(Vec<Arc<str>>),
+    /// A host chain: those of its rules that are our jumps, in order, in canonical text.
+    Host(Vec<Arc<str>>),
+}
+
+/// Everything of ours that one table holds.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct TableDump {
+    /// The chains, in the order in which they were printed.
+    pub chains: Vec<(ChainName, FoundChain)>,
+}

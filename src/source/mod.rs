@@ -1,0 +1,29 @@
+//! Where Kubernetes objects come from: the API server, or a directory of manifests.
+//!
+//! A source sends [`Event`]s into a channel and nothing else; it never sees the cluster.
+
+use crate::model::{Change, Note, ObjectKind};
+
+/// What a source reports.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Event {
+    /// The cluster changed.
+    Change(Change),
+    /// What is wrong with one object now. Replaces what was said about it before; empty: nothing is wrong any
+    /// more, or it is gone.
+    Notes {
+        /// The kind of object.
+        kind: ObjectKind,
+        /// `namespace/name`, or the file for a document.
+        object: String,
+        /// What is wrong.
+        notes: Vec<Note>,
+    },
+    /// A watch was interrupted and begins again, for this reason.
+    WatchRestarted {
+        /// Which kind of object is watched.
+        kind: ObjectKind,
+        /// Why, for people.
+        reason: String,
+    },
+}

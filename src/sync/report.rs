@@ -1,0 +1,106 @@
+//! What one sync did, as a value: logs and metrics are made from it and from nothing else.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use crate::kernel::{ErrorKind, KernelError, TableId};
+use crate::model::ServiceName;
+use crate::net::{IpFamily, PerFamily};
+
+/// How much a sync looked at.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum SyncKind {
+    /// Everything: the kernel was dumped and every Service compiled.
+    Full,
+    /// Only what changed.
+    Partial,
+}
+
+/// What one sync did.
+#[derive(Clone, Debug)]
+pub struct SyncReport {
+    /// How much it looked at.
+    pub kind: SyncKind,
+    /// How long it took, from its start to the last answer of the kernel.
+    pub duration: Duration,
+    /// The part spent reading the kernel; zero for a partial sync.
+    pub dump_duration: Duration,
+    /// The part spent computing: compile, lower, compare.
+    pub compute_duration: Duration,
+    /// The part spent waiting for the kernel to change.
+    pub apply_duration: Duration,
+    /// Services that were compiled.
+    pub compiled_services: usize,
+    /// Operations by kind and result (`None`: done).
+    pub operations: BTreeMap<(&'static str, Option<ErrorKind>), u64>,
+    /// Transactions sent to the kernel.
+    pub transactions: u64,
+    /// Restores that failed, by family: transactions with at least one error in an iptables operation.
+    pub failed_restores: PerFamily<u64>,
+    /// Objects that a dump found other than we had left them, by table. Always empty for the first sync and partial ones.
+    pub drift: BTreeMap<TableId, u64>,
+    /// Services whose incremental state differed from the one computed from scratch. Must stay 0.
+    pub inconsistent_services: u64,
+    /// Dumps that failed.
+    pub failed_dumps: Vec<(TableId, KernelError)>,
+    /// What is not in the kernel as it should be, and why.
+    pub failed: Vec<FailedOwner>,
+    /// Services that are programmed now, with the time from the cause of a change to now, one entry for each
+    /// slice that carried a trigger time.
+    pub programmed: Vec<(ServiceName, IpFamily, Duration)>,
+    /// Rules per table: written in this sync, and existing after it.
+    pub rules: BTreeMap<TableId, TableRules>,
+    /// Service ports with policy Local that have endpoints, but none on this node, after this sync.
+    pub no_local_endpoints: PerFamily<BTreeMap<TrafficPolicyLabel, u64>>,
+    /// The conntrack clean-up that followed, by family, if there was one.
+    pub flow_cleanup: PerFamily<Option<FlowCleanup>>,
+}
+
+/// The class of traffic that a policy speaks of, as the metric label `traffic_policy` names it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum TrafficPolicyLabel {
+    /// `internal`.
+    Internal,
+    /// `external`.
+    External,
+}
+
+/// Numbers of rules in one table.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct TableRules {
+    /// Written in this sync.
+    pub written: u64,
+    /// Existing after this sync.
+    pub total: u64,
+}
+
+/// One clean-up of stale flows.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct FlowCleanup {
+    /// How long it took.
+    pub duration: Duration,
+    /// Entries deleted.
+    pub deleted: u64,
+    /// What failed; it is tried again.
+    pub error: Option<KernelError>,
+}
+
+/// A Service, or the base, that could not be programmed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FailedOwner {
+    /// The Service; `None`: the base, on which all Services stand.
+    pub service: Option<ServiceName>,
+    /// What the kernel said.
+    pub error: KernelError,
+    /// How often it failed in a row.
+    pub attempts: u32,
+    /// When it is tried again.
+    pub retry_in: Duration,
+}
+
+impl SyncReport {
+    /// Whether the kernel now holds everything that it should.
+    pub fn success(&self) -> bool {
+        self.failed.is_empty() && self.failed_dumps.is_empty()
+    }
+}
