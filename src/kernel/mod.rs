@@ -16,7 +16,7 @@ pub use chain::{ChainBody, ChainKey, ChainName, ChainNameError, Digest, Table, T
 pub use flow::{Flow, FlowQuery};
 pub use op::{ErrorKind, KernelError, Op};
 pub use rule::Rule;
-pub use rule_text::RuleParseError;
+pub use rule_text::{Parsed, RuleParseError};
 pub use state::{ChainClass, Claims, FoundChain, Placement, RuleKey, TableDump};
 
 /// The kernel of one network namespace, as the sync engine sees it.
