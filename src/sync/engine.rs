@@ -56,8 +56,6 @@ struct Work {
     base: bool,
     /// When a full sync is due; `None`: none has succeeded yet.
     full_due: Option<Instant>,
-    /// Tables that are to be read before the next sync.
-    suspect: BTreeSet<TableId>,
     /// Since when there is something to do.
     since: Option<Instant>,
 }
@@ -212,7 +210,7 @@ impl<K: Kernel, C: Clock> Engine<K, C> {
         let mut run = self.begin();
         let names = self.collect_work(&mut run);
         self.program(&names, &mut run);
-        if !run.tally.suspect.is_empty() {
+        if std::mem::take(&mut run.tally.suspect) {
             self.second_look(&mut run);
         }
         let programmed = self.settle(&mut run);
@@ -238,11 +236,7 @@ impl<K: Kernel, C: Clock> Engine<K, C> {
             touched: BTreeSet::new(),
         };
         if full {
-            self.work.suspect.clear();
             self.dump(&self.tables(), &mut run);
-        } else if !self.work.suspect.is_empty() {
-            let suspect = std::mem::take(&mut self.work.suspect);
-            self.dump(&suspect, &mut run);
         }
         run
     }
@@ -306,34 +300,32 @@ impl<K: Kernel, C: Clock> Engine<K, C> {
         }
     }
 
-    /// An operation showed that the picture was wrong: reads the tables that it was about, and tries once more.
+    /// An operation showed that the picture was wrong: reads all tables, repairs what it finds, and tries once more.
     fn second_look(&mut self, run: &mut Run) {
         let repeated = |engine: &Self, id: &OwnerId| {
             engine.owners.get(*id).and_then(|owner| owner.retry.as_ref()).is_some_and(|retry| retry.culprit)
         };
         // Someone whom the kernel refused before is refused again: that says nothing about the tables.
         let fresh = IpFamily::ALL.iter().any(|family| run.tally.failures[*family].keys().any(|id| !repeated(self, id)));
-        let suspect = std::mem::take(&mut run.tally.suspect);
         if !fresh {
             return;
         }
-        self.dump(&suspect, run);
+        self.dump(&self.tables(), run);
         let failed = std::mem::take(&mut run.tally.failures);
         run.touched.extend(failed.v4.keys().chain(failed.v6.keys()));
         self.work.base |= run.touched.contains(&OwnerId::BASE);
         let names = self.names_of(&run.touched);
         self.program(&names, run);
-        self.work.suspect.extend(std::mem::take(&mut run.tally.suspect));
     }
 
     /// Sets and clears retries; returns the latencies of what is in the kernel now.
     fn settle(&mut self, run: &mut Run) -> Vec<(ServiceName, IpFamily, Duration)> {
         let now = self.clock.now();
         let mut programmed = Vec::new();
-        if !run.failed_dumps.is_empty() || run.kind == SyncKind::Full {
-            let wait =
-                if run.failed_dumps.is_empty() { self.options.full_interval } else { self.options.first_retry * 10 };
-            self.work.full_due = Some(now + wait);
+        if !run.failed_dumps.is_empty() || run.tally.suspect {
+            self.work.full_due = Some(now + self.options.first_retry * 10);
+        } else if run.kind == SyncKind::Full {
+            self.work.full_due = Some(now + self.options.full_interval);
         }
         for id in std::mem::take(&mut run.touched) {
             let failure = IpFamily::ALL.iter().find_map(|family| run.tally.failures[*family].get(&id).cloned());
@@ -369,6 +361,9 @@ impl<K: Kernel, C: Clock> Engine<K, C> {
     /// Reads tables. Owners for whom that left something to do are touched, so that this sync repairs it.
     fn dump(&mut self, tables: &BTreeSet<TableId>, run: &mut Run) {
         let start = self.clock.now();
+        // What the base wants decides which host chains count as found.
+        let base = self.backend.base(&self.context);
+        self.ledger.set_wanted(&mut self.owners, OwnerId::BASE, base);
         let claims = self.backend.claims();
         for table in tables {
             match self.kernel.dump(*table, &claims) {

@@ -182,7 +182,13 @@ impl Ledger {
                     chains.insert(chain, ChainState::SHARED);
                     rules.extend(specs.into_iter().map(|spec| RuleKey { chain, spec }));
                 }
-                FoundChain::Host(specs) => rules.extend(specs.into_iter().map(|spec| RuleKey { chain, spec })),
+                FoundChain::Host(specs) => {
+                    // A host chain is never ours to remove, so that it counts only where somebody needs it to exist.
+                    if self.chains.wanted(&chain).is_some() {
+                        chains.insert(chain, ChainState::SHARED);
+                    }
+                    rules.extend(specs.into_iter().map(|spec| RuleKey { chain, spec }));
+                }
             }
         }
         let known_chains: Vec<ChainKey> =

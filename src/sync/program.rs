@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::kernel::{ChainBody, ChainKey, ErrorKind, Kernel, KernelError, Op, Placement, RuleKey, TableId};
+use crate::kernel::{ChainBody, ChainKey, ErrorKind, Kernel, KernelError, Op, Placement, RuleKey};
 use crate::net::{IpFamily, PerFamily};
 use crate::sync::clock::Clock;
 use crate::sync::ledger::{ChainState, Ledger, RuleCounts, rules_written};
@@ -93,8 +93,8 @@ pub(crate) struct Tally {
     pub(crate) apply_duration: Duration,
     /// Who failed, with the error and whether the kernel named him.
     pub(crate) failures: PerFamily<BTreeMap<OwnerId, (KernelError, bool)>>,
-    /// Tables that are not as we thought, or of which we don't know what took effect.
-    pub(crate) suspect: BTreeSet<TableId>,
+    /// Tables are not as we thought, or we don't know what took effect: they have to be read.
+    pub(crate) suspect: bool,
 }
 
 impl Tally {
@@ -256,7 +256,7 @@ impl<K: Kernel, C: Clock> Programmer<'_, K, C> {
             for (owned, error) in &failed {
                 self.tally.fail(family, owned.owner, error, false);
                 if matches!(error.kind, ErrorKind::Unknown | ErrorKind::TimedOut) {
-                    self.tally.suspect.extend(table_of(&owned.op));
+                    self.tally.suspect = true;
                 }
             }
             tracing::debug!(%error, %family, "transaction failed as a whole");
@@ -264,7 +264,7 @@ impl<K: Kernel, C: Clock> Programmer<'_, K, C> {
         }
         for (owned, error) in failed.iter().filter(|(_, error)| names_one(error.kind)) {
             self.tally.fail(family, owned.owner, error, true);
-            self.tally.suspect.extend(table_of(&owned.op));
+            self.tally.suspect = true;
         }
         let rest: Vec<(OwnedOp, KernelError)> =
             failed.into_iter().filter(|(owned, _)| !self.tally.failures[family].contains_key(&owned.owner)).collect();
@@ -272,7 +272,7 @@ impl<K: Kernel, C: Clock> Programmer<'_, K, C> {
         if rounds >= MAX_ISOLATION_ROUNDS || (!blamed && owners.len() <= 1) {
             for (owned, error) in &rest {
                 self.tally.fail(family, owned.owner, error, owners.len() <= 1);
-                self.tally.suspect.extend(table_of(&owned.op));
+                self.tally.suspect = true;
             }
             return Vec::new();
         }
@@ -316,15 +316,4 @@ fn deletes(plan: &Plan) -> Vec<OwnedOp> {
 
 fn chain_deletes(plan: &Plan) -> Vec<OwnedOp> {
     plan.chain_deletes.iter().map(|(owner, chain)| OwnedOp { owner: *owner, op: Op::DeleteChain(*chain) }).collect()
-}
-
-/// The table that an operation changes.
-fn table_of(op: &Op) -> Option<TableId> {
-    match op {
-        Op::CreateChain(chain) | Op::ReplaceChain(chain, _) | Op::RewriteChain(chain, _) | Op::DeleteChain(chain) => {
-            Some(chain.table)
-        }
-        Op::InsertRule(rule, _) | Op::DeleteRule(rule) => Some(rule.chain.table),
-        Op::DeleteFlow(_) => None,
-    }
 }
