@@ -7,9 +7,10 @@ use std::time::{Duration, Instant, SystemTime};
 use crate::backend::{Backend, Fragment, RuleComments};
 use crate::compile::{NodeContext, ServicePortPlan, compile_service};
 use crate::kernel::{ChainBody, ChainKey, ErrorKind, Kernel, KernelError, TableId};
-use crate::model::{Change, Cluster, Dirty, Node, ServiceEntry, ServiceName};
+use crate::model::{Change, Cluster, Dirty, Node, ServiceName};
 use crate::net::{IpFamily, PerFamily};
 use crate::sync::clock::Clock;
+use crate::sync::figures::{endpoint_counts, local_ready_endpoints, no_local};
 use crate::sync::flows::{FlowCleaner, udp_frontends};
 use crate::sync::ledger::Ledger;
 use crate::sync::owner::{OwnerId, Owners, Retry};
@@ -566,37 +567,4 @@ impl<K: Kernel, C: Clock> Engine<K, C> {
             flow_cleanup,
         }
     }
-}
-
-/// Endpoints that a Service's slices list for its ports, by family.
-fn endpoint_counts(entry: &ServiceEntry) -> PerFamily<u32> {
-    let mut counts = PerFamily::default();
-    if entry.service.is_some() {
-        for (_, slice) in &entry.slices {
-            counts[slice.family] += (slice.endpoints.len() * slice.ports.len()) as u32;
-        }
-    }
-    counts
-}
-
-/// Ports with policy Local that have endpoints, but none here: for the internal policy, and for the external one.
-fn no_local(plans: &[ServicePortPlan], family: IpFamily) -> (u32, u32) {
-    use crate::model::TrafficPolicy::Local;
-    let lacking =
-        plans.iter().filter(|plan| plan.family == family && plan.has_any_endpoints && plan.local_endpoints.is_empty());
-    lacking.fold((0, 0), |(internal, external), plan| {
-        (internal + u32::from(plan.internal_policy == Local), external + u32::from(plan.external_policy == Local))
-    })
-}
-
-/// Distinct local addresses with a ready endpoint on any port, by family.
-fn local_ready_endpoints(plans: &[ServicePortPlan]) -> PerFamily<usize> {
-    PerFamily::from_fn(|family| {
-        let ready = plans.iter().filter(|plan| plan.family == family).flat_map(|plan| &plan.endpoints);
-        ready
-            .filter(|endpoint| endpoint.local && endpoint.ready)
-            .map(|endpoint| endpoint.socket.ip())
-            .collect::<HashSet<_>>()
-            .len()
-    })
 }

@@ -13,6 +13,7 @@
 mod cleanup;
 pub mod clock;
 mod engine;
+mod figures;
 mod flows;
 mod ledger;
 mod owner;
