@@ -6,7 +6,7 @@ pub mod names;
 mod render;
 
 pub use lower::IptablesBackend;
-pub use render::restore_text;
+pub use render::{restore_text, rule_set};
 
 use std::sync::Arc;
 

@@ -1,9 +1,10 @@
-//! Fragments as one input for `iptables-restore`.
+//! Fragments as one input for `iptables-restore`, and as chains to trace packets through.
 
 use std::collections::HashMap;
 
 use crate::backend::Fragment;
-use crate::kernel::{ChainBody, ChainKey, Placement, Table};
+use crate::kernel::trace::RuleSet;
+use crate::kernel::{ChainBody, ChainKey, Placement, RuleParseError, Table};
 use crate::net::IpFamily;
 
 /// The rules of one shared or host chain.
@@ -37,6 +38,24 @@ pub fn restore_text<'a>(family: IpFamily, fragments: impl IntoIterator<Item = &'
     filter.write(Table::Filter, &mut out);
     nat.write(Table::Nat, &mut out);
     out
+}
+
+/// Fragments as chains through which packets can be traced.
+///
+/// # Errors
+/// A rule that is not one of ours; cannot happen with fragments of [`crate::iptables::IptablesBackend`].
+pub fn rule_set<'a>(fragments: impl IntoIterator<Item = &'a Fragment>) -> Result<RuleSet, RuleParseError> {
+    let mut rules = RuleSet::default();
+    for fragment in fragments {
+        fragment.shared_chains.iter().for_each(|chain| rules.add_empty(*chain));
+        for (chain, body) in &fragment.chains {
+            rules.add_chain(*chain, body)?;
+        }
+        for (key, placement) in &fragment.rules {
+            rules.add_rule(key, *placement)?;
+        }
+    }
+    Ok(rules)
 }
 
 impl<'a> Content<'a> {

@@ -11,6 +11,7 @@ mod op;
 pub mod rule;
 mod rule_text;
 mod state;
+pub mod trace;
 
 use crate::net::IpFamily;
 
