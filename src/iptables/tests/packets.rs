@@ -162,6 +162,25 @@ fn packets_to_what_a_service_does_not_offer() {
     }
 }
 
+// 4
+#[test]
+fn a_port_does_not_answer_in_another_protocol() {
+    let rules = rule_set(&one_here().fragments()).unwrap();
+    let verdicts = |protocol, destination: &str| {
+        let destination = destination.parse().unwrap();
+        let packet =
+            Packet { source: [198, 51, 100, 7].into(), destination, protocol, in_interface: Some("eth0".into()) };
+        rules.trace(&packet, |address| address == IpAddr::from([192, 168, 0, 2])).unwrap()
+    };
+    for destination in [CLUSTER_IP, EXTERNAL_IP, VIP, NODE_PORT] {
+        for protocol in [Protocol::Udp, Protocol::Sctp] {
+            let outcomes = verdicts(protocol, destination);
+            assert!(outcomes.len() == 1 && outcomes[0].verdict == Verdict::NotHandled, "{outcomes:?}");
+        }
+        assert_eq!(verdicts(Protocol::Tcp, destination).len(), 2);
+    }
+}
+
 #[test]
 fn a_pod_that_is_sent_to_itself_is_masqueraded() {
     for (setup, destination) in [(one_here(), CLUSTER_IP), (one_here().external_local(), VIP)] {
