@@ -15,7 +15,7 @@ pub mod trace;
 
 use crate::net::IpFamily;
 
-pub use chain::{ChainBody, ChainKey, ChainName, ChainNameError, Digest, Table, TableId};
+pub use chain::{ChainBody, ChainKey, ChainName, ChainNameError, Digest, DigestBuilder, Table, TableId};
 pub use flow::{Flow, FlowQuery};
 pub use op::{ErrorKind, KernelError, Op};
 pub use rule::Rule;

@@ -36,7 +36,7 @@ const MAX_COMMENT: usize = 255;
 impl Rule {
     /// Appends the rule's specification, without `-A CHAIN` and without a newline.
     ///
-    /// A source or destination of prefix length 0 is left out unless it is negated, as iptables does. A port without a
+    /// A source or destination of prefix length 0 and the interface `+` are left out unless negated, as iptables does. A port without a
     /// protocol means nothing to iptables and is written so that the tool rejects it.
     pub fn render(&self, out: &mut String) {
         self.render_parts(out, true);
@@ -66,7 +66,9 @@ impl Rule {
         if let Some(net) = self.destination.filter(|net| !matches_everything(*net)) {
             line.option("-d", net.map(|net| net.trunc()));
         }
-        if let Some(interface) = &self.in_interface {
+        if let Some(interface) =
+            self.in_interface.as_ref().filter(|name| !matches!(name, Not::Is(name) if **name == *"+"))
+        {
             line.option("-i", interface.as_ref().map(|name| Word(name)));
         }
         if let Some(protocol) = self.protocol {

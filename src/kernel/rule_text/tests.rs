@@ -228,7 +228,7 @@ fn any_target() -> impl Strategy<Value = Target> {
 }
 
 fn any_rule() -> impl Strategy<Value = Rule> {
-    let addresses = (of(any_sense(any_net())), of(any_sense(any_net())), of(any_sense("[ -~]{0,15}")));
+    let addresses = (of(any_sense(any_net())), of(any_sense(any_net())), of(any_sense("[ -~]{0,14}[a-z]")));
     let port = of((any_protocol(), of(any::<u16>())));
     let comment = (of("[ -~]{0,255}"), any::<bool>());
     let matches = (
