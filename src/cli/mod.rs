@@ -2,6 +2,7 @@
 
 mod cleanup;
 mod context;
+mod intake;
 mod observer;
 mod once;
 mod render;

@@ -1,35 +1,51 @@
 //! Who hears about syncs: the log, metrics and health.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::SystemTime;
 
-use crate::health::HealthState;
+use crate::health::{HealthState, ServiceHealth, ServiceHealthPort};
 use crate::metrics::Metrics;
-use crate::net::IpFamily;
+use crate::model::ServiceName;
+use crate::net::{IpFamily, PerFamily};
 use crate::sync::{HealthChecks, Observer, SyncKind, SyncReport};
 
 /// Passes what a sync did on to the log, metrics and health.
 pub(super) struct Announcer {
     pub(super) metrics: Arc<Metrics>,
     pub(super) health: Arc<HealthState>,
-    pub(super) service_health: crate::health::ServiceHealth,
+    pub(super) service_health: ServiceHealth,
+    pub(super) families: PerFamily<bool>,
 }
 
 impl Observer for Announcer {
     fn queued(&mut self) {
-        let now = SystemTime::now();
-        self.metrics.sync_queued(now);
-        self.health.queued();
+        self.metrics.sync_queued(SystemTime::now());
+        self.families().for_each(|family| self.health.queued(family));
     }
 
     fn synced(&mut self, report: &SyncReport, health_checks: &HealthChecks) {
         self.metrics.observe(report, SystemTime::now());
         if report.success() {
-            self.health.synced();
+            self.families().for_each(|family| self.health.updated(family));
         }
-        self.service_health.sync(health_checks);
+        self.service_health.sync(health_ports(health_checks));
         log_report(report);
     }
+}
+
+impl Announcer {
+    fn families(&self) -> impl Iterator<Item = IpFamily> {
+        IpFamily::ALL.into_iter().filter(|family| self.families[*family])
+    }
+}
+
+fn health_ports(checks: &HealthChecks) -> BTreeMap<ServiceName, ServiceHealthPort> {
+    let port = |check: &crate::sync::HealthCheck| ServiceHealthPort {
+        port: check.port,
+        local_ready: check.local_endpoints.v4.max(check.local_endpoints.v6),
+    };
+    checks.iter().map(|(name, check)| (name.clone(), port(check))).collect()
 }
 
 /// Says what a sync did: failures as warnings, drift as a warning, the rest for who wants to know.

@@ -13,7 +13,7 @@ use crate::config::{Flags, Settings};
 use crate::iptables::IptablesBackend;
 use crate::kernel::Kernel;
 use crate::kernel::fault::RecordingKernel;
-use crate::linux::{LinuxKernel, Variant};
+use crate::linux::Variant;
 use crate::model::Change;
 use crate::net::PerFamily;
 use crate::source::{Event, manifests};

@@ -2,10 +2,10 @@
 //! traffic is told. Pure; the rules are kube-proxy's.
 
 use std::net::{IpAddr, Ipv4Addr};
-use std::sync::Arc;
 
 use ipnet::IpNet;
 
+use crate::compile::LocalDetector;
 use crate::config::{DetectLocal, NodePortSetting};
 use crate::net::{IpFamily, PerFamily};
 
@@ -73,31 +73,20 @@ pub fn covers_ipv4_loopback(v4_cidrs: &[IpNet]) -> bool {
     v4_cidrs.is_empty() || v4_cidrs.iter().any(|net| net.addr().is_loopback() || net.contains(&loopback))
 }
 
-/// How traffic of this node's pods is recognised in one family.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum LocalTraffic {
-    /// Its source is in this range, which is normalised.
-    SourceCidr(IpNet),
-    /// It arrives through this interface.
-    Bridge(Arc<str>),
-    /// It arrives through an interface whose name begins with this.
-    InterfacePrefix(Arc<str>),
-}
-
 /// The detector of each family; `None` where nothing is known: then no traffic counts as local. `pod_cidrs` is the Node
 /// object's `spec.podCIDRs`, used by [`DetectLocal::NodeCidr`] only.
-pub fn local_traffic(setting: &DetectLocal, pod_cidrs: &[IpNet]) -> PerFamily<Option<LocalTraffic>> {
+pub fn local_traffic(setting: &DetectLocal, pod_cidrs: &[IpNet]) -> PerFamily<Option<LocalDetector>> {
     let by_source = |cidrs: &[IpNet]| {
         PerFamily::from_fn(|family| {
-            cidrs.iter().find(|net| IpFamily::of_net(net) == family).map(|net| LocalTraffic::SourceCidr(net.trunc()))
+            cidrs.iter().find(|net| IpFamily::of_net(net) == family).map(|net| LocalDetector::SourceCidr(net.trunc()))
         })
     };
     match setting {
         DetectLocal::ClusterCidr(cidrs) => by_source(cidrs),
         DetectLocal::NodeCidr => by_source(pod_cidrs),
-        DetectLocal::BridgeInterface(name) => PerFamily::from_fn(|_| Some(LocalTraffic::Bridge(name.as_str().into()))),
+        DetectLocal::BridgeInterface(name) => PerFamily::from_fn(|_| Some(LocalDetector::Bridge(name.as_str().into()))),
         DetectLocal::InterfaceNamePrefix(prefix) => {
-            PerFamily::from_fn(|_| Some(LocalTraffic::InterfacePrefix(prefix.as_str().into())))
+            PerFamily::from_fn(|_| Some(LocalDetector::InterfacePrefix(prefix.as_str().into())))
         }
     }
 }
@@ -170,10 +159,10 @@ mod tests {
 
     #[test]
     fn a_family_without_a_cidr_has_no_detector() {
-        let source = |net: &str| Some(LocalTraffic::SourceCidr(net.parse().unwrap()));
+        let source = |net: &str| Some(LocalDetector::SourceCidr(net.parse().unwrap()));
         let pods = nets(&["fd00:1::/64", "10.1.2.0/24", "10.9.0.0/24"]);
-        let bridge = Some(LocalTraffic::Bridge("cni0".into()));
-        let prefix = Some(LocalTraffic::InterfacePrefix("veth".into()));
+        let bridge = Some(LocalDetector::Bridge("cni0".into()));
+        let prefix = Some(LocalDetector::InterfacePrefix("veth".into()));
         for (setting, v4, v6) in [
             (DetectLocal::ClusterCidr(nets(&[])), None, None),
             (DetectLocal::ClusterCidr(nets(&["10.244.1.0/16"])), source("10.244.0.0/16"), None),

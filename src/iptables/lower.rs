@@ -5,7 +5,7 @@ use std::num::NonZeroU16;
 
 use ipnet::IpNet;
 
-use crate::backend::{Backend, Fragment, Mode, RuleComments};
+use crate::backend::{Backend, Fragment, RuleComments};
 use crate::compile::{LocalDetector, NodeContext, ServicePortPlan};
 use crate::iptables::base::{self, LOCALHOST_COUNTER, LOCALHOST_V4};
 use crate::iptables::names::*;
@@ -20,9 +20,6 @@ use crate::net::{IpFamily, Protocol};
 pub struct IptablesBackend;
 
 impl Backend for IptablesBackend {
-    fn mode(&self) -> Mode {
-        Mode::Iptables
-    }
 
     fn base(&self, node: &NodeContext) -> Fragment {
         base::base(node)

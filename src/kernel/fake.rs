@@ -259,7 +259,7 @@ impl Kernel for FakeKernel {
                 ChainClass::Private => {
                     let mut digest = DigestBuilder::default();
                     rules.iter().for_each(|spec| digest.rule(&bare(spec)));
-                    FoundChain::Private { digest: digest.finish(), rules: rules.len() as u32 }
+                    FoundChain::Private(digest.finish())
                 }
                 ChainClass::Shared => FoundChain::Shared(specs().collect()),
                 ChainClass::Host => {

@@ -74,13 +74,8 @@ impl Claims {
 /// One chain that was found.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum FoundChain {
-    /// A private chain.
-    Private {
-        /// What it does. A rule in it that cannot be read makes a digest that equals no wanted one.
-        digest: Digest,
-        /// The number of its rules.
-        rules: u32,
-    },
+    /// A private chain: what it does. A rule in it that cannot be read makes a digest that equals no wanted one.
+    Private(Digest),
     /// A shared chain: its rules in order, in canonical text ([`crate::kernel::Rule::render`] of the parsed rule;
     /// a rule that cannot be parsed as it was printed).
     Shared(Vec<Arc<str>>),

@@ -365,11 +365,11 @@ impl<K: Kernel, C: Clock> Engine<K, C> {
         // What the base wants decides which host chains count as found.
         let base = self.backend.base(&self.context);
         self.ledger.set_wanted(&mut self.owners, OwnerId::BASE, base);
-        let claims = self.backend.claims();
+        let (claims, removable) = (self.backend.claims(), self.backend.removable());
         for table in tables {
             match self.kernel.dump(*table, &claims) {
                 Ok(dump) => {
-                    let drift = self.ledger.observe(&mut self.owners, *table, dump);
+                    let drift = self.ledger.observe(&mut self.owners, *table, dump, &removable);
                     let first = self.observed.insert(*table);
                     if !first && drift > 0 {
                         *run.drift.entry(*table).or_default() += drift;

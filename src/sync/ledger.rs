@@ -4,7 +4,7 @@ use std::collections::{BTreeSet, HashMap, HashSet};
 use std::num::NonZeroU64;
 
 use crate::backend::Fragment;
-use crate::kernel::{ChainBody, ChainKey, Digest, FoundChain, Op, Placement, RuleKey, TableDump, TableId};
+use crate::kernel::{ChainBody, ChainKey, Claims, Digest, FoundChain, Op, Placement, RuleKey, TableDump, TableId};
 use crate::sync::TableRules;
 use crate::sync::owner::{OwnerId, Owners};
 use crate::sync::tracked::{Pending, State, Tracked};
@@ -17,8 +17,8 @@ impl ChainState {
     /// A shared chain: it exists; its rules are tracked one by one.
     pub(crate) const SHARED: ChainState = ChainState(NonZeroU64::MIN);
 
-    fn private(digest: Digest, rules: u32) -> ChainState {
-        let packed = (digest.0 << 16) | u64::from(rules.min(0xffff) as u16);
+    fn private(digest: Digest) -> ChainState {
+        let packed = (digest.hash << 16) | u64::from(digest.rules.min(0xffff) as u16);
         // Zero and one would need 47 zero bits; they are moved out of the way of the niche and of SHARED.
         ChainState(NonZeroU64::new(packed.max(2)).unwrap_or(NonZeroU64::MAX))
     }
@@ -68,7 +68,7 @@ impl Ledger {
             owner.chains.push(chain);
         }
         for (chain, body) in fragment.chains {
-            self.chains.want(&chain, id, ChainState::private(body.digest, body.rules));
+            self.chains.want(&chain, id, ChainState::private(body.digest));
             if self.chains.pending(&chain).is_some() {
                 bodies.push((chain, body));
             }
@@ -124,7 +124,7 @@ impl Ledger {
         let chains = owner.chains.iter().filter(|chain| self.chains.wants(chain, id)).count();
         let rules = owner.rules.iter().filter(|rule| self.rules.wants(rule, id)).count();
         let private = |(chain, body): &(ChainKey, ChainBody)| {
-            let state = ChainState::private(body.digest, body.rules);
+            let state = ChainState::private(body.digest);
             self.chains.wants(chain, id) && self.chains.wanted(chain).is_some_and(|wanted| wanted.same(&state))
         };
         chains == fragment.chains.len() + fragment.shared_chains.len()
@@ -146,7 +146,7 @@ impl Ledger {
         match op {
             Op::CreateChain(chain) => self.learn_chain(chain, Some(ChainState::SHARED)),
             Op::ReplaceChain(chain, body) => {
-                self.learn_chain(chain, Some(ChainState::private(body.digest, body.rules)));
+                self.learn_chain(chain, Some(ChainState::private(body.digest)));
             }
             Op::RewriteChain(chain, rules) => {
                 self.learn_chain(chain, Some(ChainState::SHARED));
@@ -169,25 +169,40 @@ impl Ledger {
 
     /// Takes a dump for the truth about its table. Returns how many objects were other than known, and gives what is
     /// ours and wanted by nobody to [`OwnerId::STRAYS`].
-    pub(crate) fn observe(&mut self, owners: &mut Owners, table: TableId, dump: TableDump) -> u64 {
+    ///
+    /// Rules in host chains that nobody wants count only if they are `removable`: others may well be somebody else's, like
+    /// a rule that kubelet writes with the same text.
+    pub(crate) fn observe(
+        &mut self,
+        owners: &mut Owners,
+        table: TableId,
+        dump: TableDump,
+        removable: &Claims,
+    ) -> u64 {
         let mut chains: HashMap<ChainKey, ChainState> = HashMap::new();
         let mut rules: HashSet<RuleKey> = HashSet::new();
         for (name, found) in dump.chains {
             let chain = ChainKey { table, name };
             match found {
-                FoundChain::Private { digest, rules } => {
-                    chains.insert(chain, ChainState::private(digest, rules));
+                FoundChain::Private(digest) => {
+                    chains.insert(chain, ChainState::private(digest));
                 }
                 FoundChain::Shared(specs) => {
                     chains.insert(chain, ChainState::SHARED);
-                    rules.extend(specs.into_iter().map(|spec| RuleKey { chain, spec }));
+                    let found = specs.into_iter().map(|spec| RuleKey { chain, spec });
+                    rules.extend(found.filter(|rule| {
+                        self.rules.wanted(rule).is_some() || removable.is_jump(table, &name, &rule.spec)
+                    }));
                 }
                 FoundChain::Host(specs) => {
                     // A host chain is never ours to remove, so that it counts only where somebody needs it to exist.
                     if self.chains.wanted(&chain).is_some() {
                         chains.insert(chain, ChainState::SHARED);
                     }
-                    rules.extend(specs.into_iter().map(|spec| RuleKey { chain, spec }));
+                    let found = specs.into_iter().map(|spec| RuleKey { chain, spec });
+                    rules.extend(found.filter(|rule| {
+                        self.rules.wanted(rule).is_some() || removable.is_jump(table, &name, &rule.spec)
+                    }));
                 }
             }
         }
@@ -260,7 +275,7 @@ fn same<V: State>(known: Option<V>, found: Option<V>) -> bool {
 /// Rules that an operation writes, for the metrics.
 pub(crate) fn rules_written(op: &Op) -> (Option<TableId>, u64) {
     match op {
-        Op::ReplaceChain(chain, body) => (Some(chain.table), u64::from(body.rules)),
+        Op::ReplaceChain(chain, body) => (Some(chain.table), u64::from(body.digest.rules)),
         Op::RewriteChain(chain, rules) => (Some(chain.table), rules.len() as u64),
         Op::InsertRule(rule, _) => (Some(rule.chain.table), 1),
         Op::CreateChain(_) | Op::DeleteRule(_) | Op::DeleteChain(_) | Op::DeleteFlow(_) => (None, 0),
