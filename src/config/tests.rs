@@ -193,7 +193,10 @@ fn values_that_make_no_sense_are_named_by_kube_proxys_paths() {
 fn all_errors_are_reported_at_once() {
     let errors = from_file("mode: x\nbindAddress: here\nnodePortAddresses: [z, w]\n").unwrap_err();
     assert_eq!(errors.len(), 4, "{errors:?}");
-    assert_eq!(errors[0].to_string(), "KubeProxyConfiguration.BindAddress: Invalid value: \"here\": must be a valid IP");
+    assert_eq!(
+        errors[0].to_string(),
+        "KubeProxyConfiguration.BindAddress: Invalid value: \"here\": must be a valid IP"
+    );
 }
 
 #[test]

@@ -24,15 +24,8 @@ pub(super) struct OwnMetrics {
 const KINDS: [ObjectKind; 4] = [ObjectKind::Service, ObjectKind::EndpointSlice, ObjectKind::Node, ObjectKind::Document];
 
 /// The kinds of operations ([`crate::kernel::Op::kind`]), for series that begin at 0.
-const OPERATIONS: [&str; 7] = [
-    "create_chain",
-    "replace_chain",
-    "rewrite_chain",
-    "insert_rule",
-    "delete_rule",
-    "delete_chain",
-    "delete_flow",
-];
+const OPERATIONS: [&str; 7] =
+    ["create_chain", "replace_chain", "rewrite_chain", "insert_rule", "delete_rule", "delete_chain", "delete_flow"];
 
 impl OwnMetrics {
     pub(super) fn register(registry: &Registry, families: &[IpFamily]) -> Result<OwnMetrics, prometheus::Error> {
@@ -41,7 +34,10 @@ impl OwnMetrics {
             registered(registry, IntCounterVec::new(opts(name, help), labels)?)
         };
         let stages = HistogramOpts {
-            common_opts: opts("sync_stage_duration_seconds", "How long one stage of a sync took: dump, compute, apply."),
+            common_opts: opts(
+                "sync_stage_duration_seconds",
+                "How long one stage of a sync took: dump, compute, apply.",
+            ),
             buckets: (0..20).map(|power| 0.000_1 * f64::from(1 << power)).collect(),
         };
         let problems = opts("objects_with_problems", "Objects that have something wrong with them now.");
@@ -67,7 +63,11 @@ impl OwnMetrics {
             )?,
             inconsistent_services: registered(registry, IntCounter::with_opts(inconsistent)?)?,
             unprogrammed_services: registered(registry, IntGauge::with_opts(unprogrammed)?)?,
-            watch_restarts: counters("watch_restarts_total", &["kind"], "Watches that were interrupted and begun again.")?,
+            watch_restarts: counters(
+                "watch_restarts_total",
+                &["kind"],
+                "Watches that were interrupted and begun again.",
+            )?,
         };
         metrics.begin_at_zero(families);
         Ok(metrics)
@@ -99,11 +99,9 @@ impl OwnMetrics {
             let result = result.map_or("ok", ErrorKind::as_str);
             self.operations.with_label_values(&[operation, result]).inc_by(*count);
         }
-        for (stage, duration) in [
-            ("dump", report.dump_duration),
-            ("compute", report.compute_duration),
-            ("apply", report.apply_duration),
-        ] {
+        for (stage, duration) in
+            [("dump", report.dump_duration), ("compute", report.compute_duration), ("apply", report.apply_duration)]
+        {
             // A partial sync reads nothing; a zero would hide how long reading takes.
             if stage != "dump" || !duration.is_zero() {
                 self.stage_duration.with_label_values(&[stage]).observe(duration.as_secs_f64());

@@ -88,6 +88,7 @@ fn family(name: &str, help: &str, value: f64) -> Option<Vec<MetricFamily>> {
 
 fn readings() -> Readings {
     let mut readings = fs::read_to_string("/proc/self/stat").map(|stat| parse_stat(&stat)).unwrap_or_default();
+    readings.resident_bytes = fs::read_to_string("/proc/self/status").ok().and_then(|status| resident_bytes(&status));
     readings.open_files = fs::read_dir("/proc/self/fd").ok().map(|entries| entries.count() as u64);
     readings.max_files = fs::read_to_string("/proc/self/limits").ok().and_then(|limits| max_files(&limits));
     readings
@@ -96,23 +97,24 @@ fn readings() -> Readings {
 /// Reads `/proc/self/stat` (proc(5)). The command in the second field may hold anything, so counting begins after its
 /// closing parenthesis.
 fn parse_stat(stat: &str) -> Readings {
-    let fields: Vec<&str> = stat.rsplit_once(')').map(|(_, rest)| rest.split_whitespace().collect()).unwrap_or_default();
+    let fields: Vec<&str> =
+        stat.rsplit_once(')').map(|(_, rest)| rest.split_whitespace().collect()).unwrap_or_default();
     // The first field here is number 3 of proc(5).
     let field = |number: usize| fields.get(number - 3).and_then(|field| field.parse::<u64>().ok());
     let ticks = |count: u64| float(count) / TICKS_PER_SECOND;
-    let page = page_size();
     Readings {
         cpu_seconds: field(14).zip(field(15)).map(|(user, system)| ticks(user + system)),
         virtual_bytes: field(23),
-        resident_bytes: field(24).map(|pages| pages * page),
         threads: field(20),
         started_after_boot: field(22).map(ticks),
         ..Readings::default()
     }
 }
 
-fn page_size() -> u64 {
-    rustix::param::page_size() as u64
+/// The resident memory in `/proc/self/status`, which is in kB and so spares us the size of a page.
+fn resident_bytes(status: &str) -> Option<u64> {
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"))?;
+    line.split_whitespace().next()?.parse::<u64>().ok()?.checked_mul(1024)
 }
 
 fn boot_time(stat: &str) -> Option<u64> {
@@ -135,7 +137,7 @@ mod tests {
         let read = parse_stat(stat);
         assert_eq!(read.cpu_seconds, Some(1.75));
         assert_eq!(read.virtual_bytes, Some(1_000_000));
-        assert_eq!(read.resident_bytes, Some(12 * page_size()));
+        assert_eq!(resident_bytes("VmSize:\t  9 kB\nVmRSS:\t    2 kB\n"), Some(2048));
         assert_eq!(read.threads, Some(3));
         assert_eq!(read.started_after_boot, Some(42.0));
         assert_eq!(parse_stat("nonsense"), Readings::default());
@@ -143,7 +145,10 @@ mod tests {
 
     #[test]
     fn limits_and_boot_time_are_read() {
-        assert_eq!(max_files("Max processes  1 2 processes\nMax open files            1024  4096  files\n"), Some(1024));
+        assert_eq!(
+            max_files("Max processes  1 2 processes\nMax open files            1024  4096  files\n"),
+            Some(1024)
+        );
         assert_eq!(max_files("Max open files            unlimited  unlimited  files\n"), None);
         assert_eq!(boot_time("cpu 1\nbtime 1700000000\nx 1\n"), Some(1_700_000_000));
     }
