@@ -141,7 +141,7 @@ fn spawn_sync(
 
 /// Where objects come from.
 enum Source {
-    Manifests(manifests::Watcher),
+    Manifests(manifests::Watching),
     Api(ApiSource),
 }
 
