@@ -179,9 +179,9 @@ fn a_streamed_list_brings_everything_in_one_request_per_kind() {
     assert_eq!(requests.len(), 3, "{requests:?}");
     for request in requests {
         assert!(request.is_streamed_list());
-        assert_eq!(request.param("resourceVersion"), "0");
+        assert_eq!(request.param("resourceVersion"), "", "the newest state");
         assert_eq!(request.param("resourceVersionMatch"), "NotOlderThan");
-        assert_eq!(request.param("timeoutSeconds"), "290");
+        assert!((217..=290).contains(&request.param("timeoutSeconds").parse::<u32>().unwrap()));
     }
 }
 
@@ -316,9 +316,6 @@ fn an_expired_position_leads_to_a_list_that_removes_what_vanished() {
         source.until("listed again", |source| source.complete.0 == 2);
         assert_eq!(source.services(), ["s1", "s2", "s4", "s5", "s6"]);
         assert!(source.restarts.iter().any(|(_, reason)| reason.starts_with("410 Expired")), "{:?}", source.restarts);
-        let lists = server.requests();
-        let last = lists.iter().rfind(|request| request.is_streamed_list()).unwrap();
-        assert_eq!(last.param("resourceVersion"), "", "a later list asks for the newest state");
     }
 }
 
@@ -343,6 +340,17 @@ fn an_unreadable_line_leads_to_a_list_since_it_may_have_been_a_change() {
         assert!(source.restarts[0].1.starts_with("unreadable watch event"), "{:?}", source.restarts);
         assert_eq!(source.services(), ALL);
     }
+}
+
+#[test]
+fn the_parts_of_an_event_may_come_in_any_order() {
+    let server = server();
+    let mut source = synced_source(&server);
+    let mut object = service("s6", 80);
+    object["metadata"]["resourceVersion"] = json!("100");
+    server.send_raw(Resource::Services, &format!("{{\"object\": {object}, \"type\": \"ADDED\"}}\n"));
+    source.until("added", |source| source.services().len() == 6);
+    assert_eq!(source.restarts, []);
 }
 
 #[test]
