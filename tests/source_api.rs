@@ -505,6 +505,46 @@ fn a_source_that_nobody_listens_to_ends() {
     thread.join().unwrap();
 }
 
+#[test]
+fn a_server_that_cannot_be_reached_is_reported_with_the_cause() {
+    let server = ApiServer::start();
+    let (sender, events) = channel();
+    let url = server.url();
+    drop(server);
+    std::thread::spawn(move || {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(async {
+            let client = connect(None, Some(&url)).await.unwrap();
+            let _ = tokio::time::timeout(Duration::from_secs(5), run(client, "n1", sender, options())).await;
+        });
+    });
+    match events.recv_timeout(Duration::from_secs(5)).unwrap() {
+        Event::WatchRestarted { reason, .. } => assert!(reason.contains("refused"), "{reason}"),
+        other => panic!("unexpected {other:?}"),
+    }
+}
+
+#[tokio::test]
+async fn a_kubeconfig_leads_to_its_server_and_another_address_goes_before_it() {
+    let server = server();
+    let dir = tempfile::tempdir().unwrap();
+    let kubeconfig = |url: &str| {
+        let path = dir.path().join("kubeconfig");
+        let text = json!({"apiVersion": "v1", "kind": "Config", "current-context": "default",
+            "clusters": [{"name": "default", "cluster": {"server": url}}], "users": [{"name": "default", "user": {}}],
+            "contexts": [{"name": "default", "context": {"cluster": "default", "user": "default"}}]});
+        std::fs::write(&path, text.to_string()).unwrap();
+        path
+    };
+    let address = server.url().replace("http://", "");
+    for (url, master) in [(server.url(), None), ("http://192.0.2.1:1".to_owned(), Some(address.as_str()))] {
+        let client = connect(Some(&kubeconfig(&url)), master).await.unwrap();
+        let (sender, events) = channel();
+        let _ = tokio::time::timeout(Duration::from_millis(500), run(client, "n1", sender, options())).await;
+        assert!(events.try_iter().any(|event| matches!(event, Event::Change(Change::Complete(_)))), "{url} {master:?}");
+    }
+}
+
 #[tokio::test]
 async fn a_kubeconfig_that_cannot_be_used_is_named() {
     let error = connect(Some("/nonexistent/kubeconfig".as_ref()), None).await.err().unwrap();

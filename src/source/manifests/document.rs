@@ -13,7 +13,7 @@ const MAX_NODES: usize = 50_000_000;
 pub enum Name {
     Service(ServiceName),
     Slice(SliceName),
-    Node,
+    Node(String),
 }
 
 /// What an object is to us; `None`: nothing that a proxy serves.
@@ -182,7 +182,7 @@ impl Reader<'_> {
         };
         if object_name(&object.metadata) == self.own_node {
             let (node, notes) = convert::node(&object, self.interner);
-            self.add(Name::Node, Content::Node(node), notes);
+            self.add(Name::Node(self.own_node.to_owned()), Content::Node(node), notes);
         }
     }
 
