@@ -1,4 +1,4 @@
-//! Delays between attempts.
+//! Delays between attempts, and chance.
 
 use std::hash::BuildHasher;
 use std::time::{Duration, Instant};
@@ -34,7 +34,7 @@ impl Backoff {
 }
 
 /// A number from 0 to 1. Hashers are seeded at random, and that is random enough here.
-fn random_fraction() -> f64 {
+pub fn random_fraction() -> f64 {
     let bits = std::collections::hash_map::RandomState::new().hash_one(0) >> 32;
     bits as f64 / f64::from(u32::MAX)
 }
