@@ -62,8 +62,7 @@ fn render_cluster(settings: &Settings, node_name: &str, cluster: &Cluster) -> St
     names.sort_unstable_by_key(|(name, _)| *name);
     let plans: Vec<_> = names.iter().flat_map(|(name, entry)| compile_service(name, entry, &context)).collect();
     let comments = PerFamily::from_fn(|family| {
-        let endpoints: usize =
-            plans.iter().filter(|plan| plan.family == family).map(|plan| plan.endpoints.len()).sum();
+        let endpoints: usize = plans.iter().filter(|plan| plan.family == family).map(|plan| plan.endpoints.len()).sum();
         if endpoints > LARGE_CLUSTER_ENDPOINTS { RuleComments::Omit } else { RuleComments::Keep }
     });
     let mut services = Fragment::default();

@@ -172,13 +172,7 @@ impl Ledger {
     ///
     /// Rules in host chains that nobody wants count only if they are `removable`: others may well be somebody else's, like
     /// a rule that kubelet writes with the same text.
-    pub(crate) fn observe(
-        &mut self,
-        owners: &mut Owners,
-        table: TableId,
-        dump: TableDump,
-        removable: &Claims,
-    ) -> u64 {
+    pub(crate) fn observe(&mut self, owners: &mut Owners, table: TableId, dump: TableDump, removable: &Claims) -> u64 {
         let mut chains: HashMap<ChainKey, ChainState> = HashMap::new();
         let mut rules: HashSet<RuleKey> = HashSet::new();
         for (name, found) in dump.chains {

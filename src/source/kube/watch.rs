@@ -51,7 +51,7 @@ struct Listing<N> {
 }
 
 /// The watch of one kind of object.
-pub struct Watch<'a, K: Kind> {
+pub(super) struct Watch<'a, K: Kind> {
     client: &'a Client,
     kind: K,
     sender: &'a Sender<Event>,
@@ -84,7 +84,7 @@ struct PageMetadata {
 
 impl<'a, K: Kind> Watch<'a, K> {
     /// A watch that has not begun.
-    pub fn new(
+    pub(super) fn new(
         client: &'a Client,
         kind: K,
         sender: &'a Sender<Event>,
@@ -106,7 +106,7 @@ impl<'a, K: Kind> Watch<'a, K> {
     }
 
     /// Lists and watches until nobody listens.
-    pub async fn run(&mut self) {
+    pub(super) async fn run(&mut self) {
         loop {
             let started = Instant::now();
             let end = match (&self.position, self.streaming) {

@@ -10,7 +10,7 @@ const MAX_NODES: usize = 50_000_000;
 
 /// What tells objects apart.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Name {
+pub(super) enum Name {
     Service(ServiceName),
     Slice(SliceName),
     Node(String),
@@ -18,7 +18,7 @@ pub enum Name {
 
 /// What an object is to us; `None`: nothing that a proxy serves.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Content {
+pub(super) enum Content {
     Service(Option<Service>),
     Slice(Option<EndpointSlice>),
     Node(Node),
@@ -26,7 +26,7 @@ pub enum Content {
 
 /// One object of a file.
 #[derive(Clone, Debug)]
-pub struct Object {
+pub(super) struct Object {
     pub name: Name,
     pub content: Content,
     /// What is wrong with it.
@@ -37,7 +37,7 @@ pub struct Object {
 
 /// What a file contains.
 #[derive(Clone, Debug, Default)]
-pub struct Contents {
+pub(super) struct Contents {
     pub objects: Vec<Object>,
     /// What is wrong with documents, and with objects that have no usable name.
     pub notes: Vec<Note>,
@@ -46,7 +46,7 @@ pub struct Contents {
 }
 
 /// Reads a file's text. `file` is its name for messages; `own_node` is the name of the Node to take.
-pub fn read(file: &str, text: &str, own_node: &str, interner: &mut Interner) -> Contents {
+pub(super) fn read(file: &str, text: &str, own_node: &str, interner: &mut Interner) -> Contents {
     let mut reader = Reader { file, own_node, interner, contents: Contents::default(), document: 0 };
     if file.ends_with(".json") {
         reader.read_json(text)
