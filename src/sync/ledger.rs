@@ -183,10 +183,7 @@ impl Ledger {
                 }
                 FoundChain::Shared(specs) => {
                     chains.insert(chain, ChainState::SHARED);
-                    let found = specs.into_iter().map(|spec| RuleKey { chain, spec });
-                    rules.extend(found.filter(|rule| {
-                        self.rules.wanted(rule).is_some() || removable.is_jump(table, &name, &rule.spec)
-                    }));
+                    rules.extend(specs.into_iter().map(|spec| RuleKey { chain, spec }));
                 }
                 FoundChain::Host(specs) => {
                     // A host chain is never ours to remove, so that it counts only where somebody needs it to exist.
