@@ -32,7 +32,7 @@ pub(super) fn results(script: &Script, run: &Run<'_>) -> Vec<(usize, Result<(), 
     // A section whose end was reached took effect; so did all before one with a complaint.
     let committed = run.committed.max(failing.unwrap_or(0));
     let culprits = culprits(script, &complaints, run, &words);
-    let rest = rest_of(script, run, &words, failing.is_some());
+    let rest = rest_of(script, run, &words, failing.is_some(), !culprits.is_empty());
     let mut results = Vec::new();
     for (number, section) in script.sections.iter().enumerate() {
         for index in &section.operations {
@@ -49,16 +49,16 @@ pub(super) fn results(script: &Script, run: &Run<'_>) -> Vec<(usize, Result<(), 
     results
 }
 
-/// The error of operations that are not to blame.
-fn rest_of(script: &Script, run: &Run<'_>, words: &str, attributed: bool) -> KernelError {
+/// The error of operations that are not to blame. `located`: the tool named a line; `blamed`: an operation is to blame.
+fn rest_of(script: &Script, run: &Run<'_>, words: &str, located: bool, blamed: bool) -> KernelError {
     let program = run.program;
     if !run.exited {
         let text = format!("{program} was stopped before it was done: {words}");
         return KernelError::new(ErrorKind::Unknown, text);
     }
-    match whole_failure(run.stderr).filter(|_| !attributed) {
+    match whole_failure(run.stderr).filter(|_| !blamed) {
         Some(kind) => KernelError::new(kind, format!("{program}: {words}")),
-        None if attributed || script.sections.len() == 1 || run.committed > 0 => {
+        None if located || script.sections.len() == 1 || run.committed > 0 => {
             KernelError::new(ErrorKind::Aborted, format!("not carried out, since {program} failed: {words}"))
         }
         // Not a word about where: the tool exited by itself, but a version that echoes no comments may have got
