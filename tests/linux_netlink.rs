@@ -123,7 +123,7 @@ fn translated_flows_of_every_protocol_are_read_and_deleted() {
                 reply_destination: "10.0.0.9:1234".parse().unwrap(),
                 zone: 0,
             };
-            assert_eq!(flows, [flow.clone()]);
+            assert_eq!(flows, std::slice::from_ref(&flow));
             assert!(kernel.apply(&[Op::DeleteFlow(flow)])[0].is_ok());
             assert_eq!(kernel.flows(&wanted).unwrap(), []);
         }

@@ -1,8 +1,8 @@
 //! What a failed `iptables-restore` did and why, from its words. Pure.
 //!
 //! Messages of 1.8.9, which the tests quote: legacy says `line 7 failed` without a reason, or a reason and `Error
-//! occurred at line: 7`; nft gives a reason with both, numbers the `COMMIT` line for what it finds there, and lists what
-//! the kernel refused as `line 7: RULE_APPEND failed (Invalid argument): rule in chain X`.
+//! occurred at line: 7`; nft gives a reason with both, numbers the `COMMIT` line for what it finds there, and lists
+//! what the kernel refused as `line 7: RULE_APPEND failed (Invalid argument): rule in chain X`.
 
 use crate::kernel::{ErrorKind, KernelError};
 use crate::linux::iptables::{whole_failure, words_of};
@@ -149,9 +149,7 @@ fn kind_of(line: &str, words: &str) -> ErrorKind {
         ErrorKind::Exists
     } else if has("Device or resource busy") || has("Directory not empty") || has("Too many links") {
         ErrorKind::Busy
-    } else if has("Chain '") && has("does not exist") {
-        ErrorKind::NotFound
-    } else if missing_file && (has("RULE_DELETE") || has("CHAIN_DEL")) {
+    } else if (has("Chain '") && has("does not exist")) || (missing_file && (has("RULE_DELETE") || has("CHAIN_DEL"))) {
         ErrorKind::NotFound
     } else if let Some((_, target)) = words.split_once("Couldn't load target `") {
         // Legacy takes the name of a missing chain for that of an extension.

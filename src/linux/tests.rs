@@ -100,7 +100,8 @@ fn judge(ops: &[Op], stderr: &str, committed: usize, exited: bool) -> Vec<Option
     ErrorKind::Transient
 )]
 #[case::rights(
-    "iptables-nft-restore v1.8.9 (nf_tables): Could not fetch rule set generation id: Permission denied (you must be root)\n",
+    "iptables-nft-restore v1.8.9 (nf_tables): Could not fetch rule set generation id: Permission \
+     denied (you must be root)\n",
     ErrorKind::Denied,
     ErrorKind::Denied
 )]
