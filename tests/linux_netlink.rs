@@ -10,6 +10,8 @@ use linux_support::*;
 use portolan::kernel::{ErrorKind, Flow, FlowQuery, Kernel, Op};
 use portolan::linux::{LinuxKernel, Options, Variant, sysctl};
 use portolan::net::{IpFamily, PerFamily, Protocol};
+use portolan::netlink::ctnetlink;
+use portolan::netlink::socket::{Connection, NETFILTER};
 use rstest::rstest;
 
 /// A kernel of which only netlink is used.
@@ -80,6 +82,29 @@ fn flows_are_read_by_destination_and_port(#[values(IpFamily::V4, IpFamily::V6)] 
         assert_eq!(kernel.flows(&tcp).unwrap(), []);
         let other = if family == IpFamily::V4 { IpFamily::V6 } else { IpFamily::V4 };
         assert_eq!(kernel.flows(&query(other, None, None)).unwrap(), []);
+    });
+}
+
+#[rstest]
+fn the_kernel_itself_filters_what_it_can(#[values(IpFamily::V4, IpFamily::V6)] family: IpFamily) {
+    in_namespace(|| {
+        let to: Vec<SocketAddr> = track(family).iter().map(|(to, _)| *to).collect();
+        let mut connection = Connection::open(NETFILTER, Duration::from_secs(5)).unwrap();
+        let mut dump = |destination: Option<&str>, port| {
+            let request = ctnetlink::dump_filtered(&query(family, destination, port));
+            let flows = connection.dump(&request, Vec::new, |flows, message| {
+                flows.extend(ctnetlink::decode_flow(message)?);
+                Ok(())
+            });
+            destinations(&flows.unwrap())
+        };
+        assert_eq!(dump(None, Some(54)), [to[1]]);
+        let address = to[0].ip().to_string();
+        match family {
+            IpFamily::V4 => assert_eq!(dump(Some(&address), Some(53)), [to[0]]),
+            // Not asked for its address, see there.
+            IpFamily::V6 => assert_eq!(dump(Some(&address), Some(53)), [to[0], to[2]]),
+        }
     });
 }
 
