@@ -1,3 +1,7 @@
 //! The program `portolan`.
 
-fn main() {}
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    portolan::cli::main(std::env::args_os())
+}

@@ -3,21 +3,6 @@
 use crate::compile::{NodeContext, ServicePortPlan};
 use crate::kernel::{ChainBody, ChainKey, Claims, Placement, RuleKey};
 
-/// How packets are sent to endpoints.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Mode {
-    /// Chains of the nat table.
-    Iptables,
-}
-
-impl std::fmt::Display for Mode {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(match self {
-            Mode::Iptables => "iptables",
-        })
-    }
-}
-
 /// Whether rules in endpoint and dispatch chains carry comments. They are for people only, and on a big cluster they
 /// are two fifths of the text.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -43,9 +28,6 @@ pub struct Fragment {
 
 /// A way to spell plans in kernel objects.
 pub trait Backend: Send {
-    /// Which one it is.
-    fn mode(&self) -> Mode;
-
     /// What exists with no Service at all.
     fn base(&self, node: &NodeContext) -> Fragment;
 

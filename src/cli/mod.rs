@@ -1,1 +1,158 @@
-//! cli.
+//! Commands: the daemon, and what else a person can ask for. All of them use the one pipeline.
+
+mod cleanup;
+mod context;
+mod intake;
+mod observer;
+mod once;
+mod render;
+mod run;
+mod start;
+
+use std::ffi::OsString;
+use std::process::ExitCode;
+
+use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
+
+use crate::config::{Flags, LogFormat, normalize_flag_names};
+
+/// A service proxy for Kubernetes nodes: sends packets for Services to healthy pods
+///
+/// Without a command it runs as the node's service proxy, in place of kube-proxy, and takes kube-proxy's flags.
+#[derive(Debug, Parser)]
+#[command(name = "portolan", version, args_conflicts_with_subcommands = true)]
+struct Cli {
+    #[command(subcommand)]
+    command: Option<Command>,
+    #[command(flatten)]
+    flags: Flags,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Print the rules that the manifests lead to; needs no privileges and no kernel
+    Render {
+        #[command(flatten)]
+        flags: Box<Flags>,
+    },
+    /// Make the kernel agree with the manifests or the API server, once
+    Sync {
+        /// Do it once; without this, `sync` does nothing that the daemon does not do
+        #[arg(long, required = true)]
+        once: bool,
+        /// Print what would be done, and do nothing
+        #[arg(long)]
+        dry_run: bool,
+        #[command(flatten)]
+        flags: Box<Flags>,
+    },
+    /// Remove every rule and chain that portolan or kube-proxy made on this node
+    Cleanup {
+        #[command(flatten)]
+        flags: Box<Flags>,
+    },
+}
+
+/// Runs the program with these arguments, the first of which is its own name.
+pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
+    let cli = match parse(arguments) {
+        Ok(cli) => cli,
+        Err(error) => {
+            let code = if error.use_stderr() { ExitCode::FAILURE } else { ExitCode::SUCCESS };
+            // If not even that can be written, there is nobody to tell.
+            error.print().unwrap_or_default();
+            return code;
+        }
+    };
+    let result = match cli.command {
+        None => {
+            init_logging(&cli.flags);
+            run::run(&cli.flags)
+        }
+        Some(Command::Render { flags }) => {
+            init_logging(&flags);
+            render::render(&flags)
+        }
+        Some(Command::Sync { dry_run, flags, .. }) => {
+            init_logging(&flags);
+            once::sync_once(&flags, dry_run)
+        }
+        Some(Command::Cleanup { flags }) => {
+            init_logging(&flags);
+            cleanup::cleanup(&flags)
+        }
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("portolan: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Cli, clap::Error> {
+    let matches = Cli::command().try_get_matches_from(normalize_flag_names(arguments))?;
+    Cli::from_arg_matches(&matches)
+}
+
+/// Logs go to standard error. `-v` means what it means to kube-proxy, roughly: from 2 on more, from 5 on everything.
+/// `RUST_LOG` overrules it.
+fn init_logging(flags: &Flags) {
+    use std::io::IsTerminal;
+    use tracing_subscriber::EnvFilter;
+
+    let level = match flags.verbosity {
+        0..=1 => "info",
+        2..=4 => "info,portolan=debug",
+        _ => "debug,portolan=trace",
+    };
+    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(level));
+    let builder = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .with_ansi(std::io::stderr().is_terminal())
+        .with_target(false);
+    // A second initialisation, as in tests, changes nothing.
+    let _already_set = match flags.log_format {
+        LogFormat::Text => builder.try_init(),
+        LogFormat::Json => builder.json().try_init(),
+    };
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parsed(line: &str) -> Result<Cli, clap::Error> {
+        parse(line.split(' ').map(OsString::from))
+    }
+
+    #[test]
+    fn definitions_are_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn without_a_command_it_is_the_daemon_with_the_flags_of_kube_proxy() {
+        let cli = parsed("portolan --config=/etc/kube-proxy/config.conf --hostname_override=node1 -v 2").unwrap();
+        assert!(cli.command.is_none());
+        assert_eq!(cli.flags.hostname_override.as_deref(), Some("node1"));
+        assert_eq!(cli.flags.verbosity, 2);
+    }
+
+    #[test]
+    fn commands_take_the_same_flags() {
+        let Some(Command::Render { flags }) = parsed("portolan render --mode iptables --manifests dir").unwrap().command
+        else {
+            panic!("not a render command")
+        };
+        assert_eq!((flags.proxy_mode.as_deref(), flags.manifests.as_deref()), (Some("iptables"), Some("dir")));
+        assert!(parsed("portolan sync --manifests dir").is_err(), "sync needs --once");
+    }
+
+    #[test]
+    fn a_positional_argument_is_an_error() {
+        assert!(parsed("portolan nonsense").is_err());
+    }
+}

@@ -7,4 +7,4 @@ mod plan;
 mod topology;
 
 pub use context::{Features, LocalDetector, NodeContext, NodePortAddresses};
-pub use plan::{EndpointTarget, ServicePortPlan, compile_service};
+pub use plan::{EndpointTarget, ServicePortPlan, compile_service, local_ready_addresses};

@@ -1,1 +1,17 @@
-//! health.
+//! Health, as load balancers, kubelets and people ask for it over HTTP.
+//!
+//! [`HealthState`] knows whether the proxy keeps up; [`Servers`] answers on the two addresses of the settings;
+//! [`ServiceHealth`] answers on the health-check node port of each Service that has one. All HTTP runs on one thread
+//! with a runtime of its own, so that a sync that takes long never makes a probe wait.
+
+mod server;
+mod service;
+mod state;
+mod timestamp;
+
+pub use server::{Bound, Listen, Pages, Servers};
+pub use service::{ListenAddresses, ServiceHealth, ServiceHealthPort};
+pub use state::{HealthState, Probe, Reply};
+
+#[cfg(test)]
+mod tests;

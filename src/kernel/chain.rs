@@ -141,28 +141,38 @@ impl fmt::Display for ChainKey {
 /// whole do not count, so that a chain written with comments by kube-proxy on a small cluster need not be rewritten on a
 /// big one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct Digest(pub u64);
+pub struct Digest {
+    /// A hash over the rules.
+    pub hash: u64,
+    /// The number of rules.
+    pub rules: u32,
+}
 
 /// Builds a [`Digest`] rule by rule.
 #[derive(Clone)]
-pub struct DigestBuilder(foldhash::fast::FoldHasher<'static>);
+pub struct DigestBuilder {
+    hasher: foldhash::fast::FoldHasher<'static>,
+    rules: u32,
+}
 
 impl Default for DigestBuilder {
     fn default() -> Self {
-        DigestBuilder(foldhash::fast::FixedState::with_seed(0x706f_7274_6f6c_616e).build_hasher())
+        let hasher = foldhash::fast::FixedState::with_seed(0x706f_7274_6f6c_616e).build_hasher();
+        DigestBuilder { hasher, rules: 0 }
     }
 }
 
 impl DigestBuilder {
     /// Adds the next rule: its text without comment.
     pub fn rule(&mut self, text: &str) {
-        self.0.write(text.as_bytes());
-        self.0.write_u8(b'\n');
+        self.hasher.write(text.as_bytes());
+        self.hasher.write_u8(b'\n');
+        self.rules = self.rules.saturating_add(1);
     }
 
     /// The digest of all rules so far.
     pub fn finish(&self) -> Digest {
-        Digest(self.0.finish())
+        Digest { hash: self.hasher.finish(), rules: self.rules }
     }
 }
 
@@ -171,9 +181,7 @@ impl DigestBuilder {
 pub struct ChainBody {
     /// One rule specification per line, each ended by a newline, without `-A CHAIN`.
     pub text: Box<str>,
-    /// The number of rules.
-    pub rules: u32,
-    /// What it does.
+    /// What it does, and the number of rules.
     pub digest: Digest,
 }
 
@@ -189,15 +197,13 @@ impl ChainBody {
         let mut text = String::new();
         let mut digest = DigestBuilder::default();
         let mut bare = String::new();
-        let mut count = 0;
         for rule in rules {
             rule.render(&mut text);
             text.push('\n');
             bare.clear();
             rule.render_without_comment(&mut bare);
             digest.rule(&bare);
-            count += 1;
         }
-        ChainBody { text: text.into(), rules: count, digest: digest.finish() }
+        ChainBody { text: text.into(), digest: digest.finish() }
     }
 }

@@ -3,20 +3,23 @@
 //! Operations are data ([`Op`]); the trait [`Kernel`] is the one narrow door to the real thing, a fake, a faulty one
 //! or a recorder.
 
-mod chain;
+pub mod chain;
+pub mod fake;
+pub mod fault;
 mod flow;
 mod op;
 pub mod rule;
 mod rule_text;
 mod state;
+pub mod trace;
 
 use crate::net::IpFamily;
 
-pub use chain::{ChainBody, ChainKey, ChainName, ChainNameError, Digest, Table, TableId};
+pub use chain::{ChainBody, ChainKey, ChainName, ChainNameError, Digest, DigestBuilder, Table, TableId};
 pub use flow::{Flow, FlowQuery};
 pub use op::{ErrorKind, KernelError, Op};
 pub use rule::Rule;
-pub use rule_text::RuleParseError;
+pub use rule_text::{Parsed, RuleParseError};
 pub use state::{ChainClass, Claims, FoundChain, Placement, RuleKey, TableDump};
 
 /// The kernel of one network namespace, as the sync engine sees it.
@@ -33,6 +36,7 @@ pub use state::{ChainClass, Claims, FoundChain, Placement, RuleKey, TableDump};
 ///   If it can't be told what took effect, all report [`ErrorKind::Unknown`] and the caller has to dump.
 /// - Adding what exists is `Exists`, removing what does not exist is `NotFound`: never a silent success, since either
 ///   means that the caller's picture was wrong.
+/// - Deleting a chain that is not there is a success, since `iptables-restore` can't tell.
 /// - No call blocks for longer than its deadline; none panics on anything that the kernel or a tool answers.
 pub trait Kernel {
     /// Reads everything in one table that `claims` says is ours.

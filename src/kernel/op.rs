@@ -44,7 +44,7 @@ impl fmt::Display for Op {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Op::CreateChain(chain) => write!(f, "create chain {chain}"),
-            Op::ReplaceChain(chain, body) => write!(f, "write chain {chain} ({} rules)", body.rules),
+            Op::ReplaceChain(chain, body) => write!(f, "write chain {chain} ({} rules)", body.digest.rules),
             Op::RewriteChain(chain, rules) => write!(f, "rewrite chain {chain} ({} rules)", rules.len()),
             Op::InsertRule(rule, _) => write!(f, "insert into {rule}"),
             Op::DeleteRule(rule) => write!(f, "delete from {rule}"),

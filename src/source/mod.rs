@@ -2,6 +2,9 @@
 //!
 //! A source sends [`Event`]s into a channel and nothing else; it never sees the cluster.
 
+pub mod kube;
+pub mod manifests;
+
 use crate::model::{Change, Note, ObjectKind};
 
 /// What a source reports.

@@ -1,6 +1,31 @@
 //! The sync engine: makes the kernel agree with the cluster, at the cost of what changed.
+//!
+//! A change names its Service. Only that Service is compiled and lowered again ([`Engine::sync`]); only its objects are
+//! compared with what the kernel is known to hold (the ledger); and only the differences are sent (the programmer). A
+//! pass over everything is made at start, once per [`Options::full_interval`], and when an operation showed that the
+//! picture was wrong.
+//!
+//! Invariants:
+//! - Pending work is derived from the ledger and never stored, so that a failed operation forgets nothing.
+//! - Nothing is written before both lists are complete and the tables have been read.
+//! - What the engine believes after any sequence of changes equals what it would compute from scratch.
 
+mod cleanup;
 pub mod clock;
+mod engine;
+mod figures;
+mod flows;
+mod ledger;
+mod owner;
+mod program;
 mod report;
+mod runner;
+mod schedule;
+mod tracked;
 
-pub use report::{FailedOwner, FlowCleanup, SyncKind, SyncReport, TableRules, TrafficPolicyLabel};
+pub use engine::{ContextOf, Engine, Options};
+pub use report::{
+    FailedOwner, FlowCleanup, HealthCheck, HealthChecks, SyncKind, SyncReport, TableRules, TrafficPolicyLabel,
+};
+pub use runner::{Message, Observer, Runner};
+pub use schedule::Schedule;

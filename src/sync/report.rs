@@ -1,6 +1,7 @@
 //! What one sync did, as a value: logs and metrics are made from it and from nothing else.
 
 use std::collections::BTreeMap;
+use std::num::NonZeroU16;
 use std::time::Duration;
 
 use crate::kernel::{ErrorKind, KernelError, TableId};
@@ -73,6 +74,18 @@ pub struct TableRules {
     /// Existing after this sync.
     pub total: u64,
 }
+
+/// A Service whose health a load balancer asks for (`healthCheckNodePort`).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct HealthCheck {
+    /// The port to listen on.
+    pub port: NonZeroU16,
+    /// Distinct local addresses with a ready endpoint, by family.
+    pub local_endpoints: PerFamily<usize>,
+}
+
+/// All such Services, as far as the kernel has confirmed them.
+pub type HealthChecks = BTreeMap<ServiceName, HealthCheck>;
 
 /// One clean-up of stale flows.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

@@ -1,0 +1,60 @@
+#!/usr/bin/env bash
+# Makes sure that the programs which a make target needs are there: by apt when we are root, and otherwise by saying
+# what is missing. Does nothing, quickly, when all is there.
+#
+# Usage: scripts/setup.sh TARGET    TARGET: demo | test | check | bench | ci
+set -euo pipefail
+
+target=${1:?usage: scripts/setup.sh demo|test|check|bench|ci}
+
+# Programs as "program=package". A C compiler links everything and compiles one dependency (ring).
+build=(cc=gcc ld=binutils)
+traffic=(iptables=iptables ip=iproute2 conntrack=conntrack modprobe=kmod)
+case $target in
+    check | bench) wanted=("${build[@]}") ;;
+    test) wanted=("${build[@]}" "${traffic[@]}") ;;
+    demo) wanted=("${build[@]}" "${traffic[@]}" curl=curl python3=python3) ;;
+    ci) wanted=("${build[@]}" "${traffic[@]}" make=make) ;;
+    *)
+        echo "setup.sh: unknown target '$target'" >&2
+        exit 2
+        ;;
+esac
+
+# iptables and its relatives live in sbin, which is not in everyone's PATH.
+export PATH=$PATH:/usr/sbin:/sbin
+
+packages=()
+for item in "${wanted[@]}"; do
+    command -v "${item%%=*}" >/dev/null || packages+=("${item#*=}")
+done
+# ring is compiled against the C library's headers, which gcc only recommends.
+[[ -e /usr/include/stdio.h ]] || packages+=(libc6-dev)
+
+if ((${#packages[@]})); then
+    if ((EUID != 0)); then
+        echo "setup.sh: '$target' wants these packages: ${packages[*]}" >&2
+        echo "setup.sh: install them (apt-get install ${packages[*]}) or run as root; going on without them" >&2
+    elif ! command -v apt-get >/dev/null; then
+        echo "setup.sh: '$target' wants these packages, and there is no apt-get: ${packages[*]}" >&2
+    else
+        echo "setup.sh: installing ${packages[*]}"
+        export DEBIAN_FRONTEND=noninteractive
+        install=(apt-get install --yes --quiet=2 --no-install-recommends "${packages[@]}")
+        # Package lists may be there and current; only when they are not are they fetched.
+        "${install[@]}" >/dev/null 2>&1 || { apt-get update --quiet=2 && "${install[@]}" >/dev/null; }
+    fi
+fi
+
+if ! command -v cargo >/dev/null; then
+    echo "setup.sh: cargo is missing: install a Rust toolchain, 1.95 or newer (https://rustup.rs)" >&2
+    exit 1
+fi
+if [[ $target == check || $target == ci ]]; then
+    for component in rustfmt clippy; do
+        program=cargo-${component/rustfmt/fmt}
+        if ! command -v "$program" >/dev/null && command -v rustup >/dev/null; then
+            rustup component add "$component"
+        fi
+    done
+fi

@@ -1,0 +1,48 @@
+//! `portolan cleanup`: a sync to nothing. There is no second program that could forget what the first one makes.
+
+use anyhow::bail;
+
+use crate::backend::{Backend, Fragment, RuleComments};
+use crate::cli::start::{self, Prepare};
+use crate::cli::{observer, once};
+use crate::compile::{NodeContext, ServicePortPlan};
+use crate::config::Flags;
+use crate::iptables::IptablesBackend;
+use crate::kernel::Claims;
+use crate::model::{Change, Objects};
+use crate::sync::Engine;
+use crate::sync::clock::SystemClock;
+
+/// A backend that wants nothing, and claims what the iptables backend makes and kubelet does not.
+struct Nothing;
+
+impl Backend for Nothing {
+    fn base(&self, _node: &NodeContext) -> Fragment {
+        Fragment::default()
+    }
+
+    fn lower(&self, _plan: &ServicePortPlan, _node: &NodeContext, _comments: RuleComments, _out: &mut Fragment) {}
+
+    fn claims(&self) -> Claims {
+        IptablesBackend.removable()
+    }
+
+    fn removable(&self) -> Claims {
+        self.claims()
+    }
+}
+
+/// Removes what is ours from every family that works, and nothing else.
+pub(super) fn cleanup(flags: &Flags) -> anyhow::Result<()> {
+    let settings = start::settings(flags)?;
+    let (kernel, facts) = start::kernel(&settings, Prepare::No)?;
+    let options = once::engine_options(&settings, kernel.tools().variant());
+    let context = NodeContext { families: facts.families, ..NodeContext::default() };
+    let context_of = Box::new(move |_: &_, _: &_| context.clone());
+    let mut engine = Engine::new(kernel, SystemClock, Box::new(Nothing), context_of, options);
+    engine.apply(Change::Complete(Objects::Services(Default::default())));
+    engine.apply(Change::Complete(Objects::Slices(Default::default())));
+    let Some(report) = engine.sync() else { bail!("nothing was done") };
+    observer::log_report(&report);
+    if report.success() { Ok(()) } else { bail!("not everything could be removed") }
+}

@@ -1,0 +1,85 @@
+//! Who hears about syncs: the log, metrics and health.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use crate::health::{HealthState, ServiceHealth, ServiceHealthPort};
+use crate::metrics::Metrics;
+use crate::model::ServiceName;
+use crate::net::{IpFamily, PerFamily};
+use crate::sync::{HealthChecks, Observer, SyncKind, SyncReport};
+
+/// Passes what a sync did on to the log, metrics and health.
+pub(super) struct Announcer {
+    pub(super) metrics: Arc<Metrics>,
+    pub(super) health: Arc<HealthState>,
+    pub(super) service_health: ServiceHealth,
+    pub(super) families: PerFamily<bool>,
+}
+
+impl Observer for Announcer {
+    fn queued(&mut self) {
+        self.metrics.sync_queued(SystemTime::now());
+        self.families().for_each(|family| self.health.queued(family));
+    }
+
+    fn synced(&mut self, report: &SyncReport, health_checks: &HealthChecks) {
+        self.metrics.observe(report, SystemTime::now());
+        if report.success() {
+            self.families().for_each(|family| self.health.updated(family));
+        }
+        self.service_health.sync(health_ports(health_checks));
+        log_report(report);
+    }
+}
+
+impl Announcer {
+    fn families(&self) -> impl Iterator<Item = IpFamily> {
+        IpFamily::ALL.into_iter().filter(|family| self.families[*family])
+    }
+}
+
+fn health_ports(checks: &HealthChecks) -> BTreeMap<ServiceName, ServiceHealthPort> {
+    let port = |check: &crate::sync::HealthCheck| ServiceHealthPort {
+        port: check.port,
+        local_ready: check.local_endpoints.v4.max(check.local_endpoints.v6),
+    };
+    checks.iter().map(|(name, check)| (name.clone(), port(check))).collect()
+}
+
+/// Says what a sync did: failures as warnings, drift as a warning, the rest for who wants to know.
+pub(super) fn log_report(report: &SyncReport) {
+    for (table, error) in &report.failed_dumps {
+        tracing::warn!(%table, %error, "cannot read the table");
+    }
+    for failed in &report.failed {
+        let retry_in_ms = failed.retry_in.as_millis();
+        let (error, attempts) = (&failed.error, failed.attempts);
+        match &failed.service {
+            Some(service) => tracing::warn!(%service, %error, attempts, retry_in_ms, "Service is not programmed"),
+            None => tracing::warn!(%error, attempts, retry_in_ms, "rules on which all Services stand are not programmed"),
+        }
+    }
+    for (table, count) in &report.drift {
+        tracing::warn!(%table, count, "objects were not as they had been left; repaired");
+    }
+    for family in IpFamily::ALL {
+        match &report.flow_cleanup[family] {
+            Some(cleanup) if cleanup.error.is_some() || cleanup.deleted > 0 => tracing::info!(
+                %family,
+                deleted = cleanup.deleted,
+                error = cleanup.error.as_ref().map(tracing::field::display),
+                "stale UDP flows"
+            ),
+            Some(_) | None => {}
+        }
+    }
+    let operations: u64 = report.operations.values().sum();
+    let (services, transactions) = (report.compiled_services, report.transactions);
+    let ms = report.duration.as_millis();
+    match report.kind {
+        SyncKind::Full => tracing::info!(services, operations, transactions, ms, "full sync"),
+        SyncKind::Partial => tracing::debug!(services, operations, transactions, ms, "sync"),
+    }
+}

@@ -1,0 +1,129 @@
+//! `portolan sync --once`: one sync, and what came of it.
+
+use std::path::Path;
+use std::sync::mpsc;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, bail};
+
+use crate::cli::context::{Facts, node_context};
+use crate::cli::start::{self, Prepare};
+use crate::cli::{observer, run};
+use crate::config::{Flags, Settings};
+use crate::iptables::IptablesBackend;
+use crate::kernel::Kernel;
+use crate::kernel::fault::RecordingKernel;
+use crate::linux::Variant;
+use crate::model::Change;
+use crate::net::PerFamily;
+use crate::source::{Event, manifests};
+use crate::sync::clock::SystemClock;
+use crate::sync::{Engine, Options, SyncReport};
+
+/// How long to wait for the API server's lists.
+const LIST_TIMEOUT: Duration = Duration::from_secs(120);
+
+/// Makes the kernel agree once, or prints what that would take.
+pub(super) fn sync_once(flags: &Flags, dry_run: bool) -> anyhow::Result<()> {
+    let settings = start::settings(flags)?;
+    let prepare = if dry_run { Prepare::No } else { Prepare::Yes };
+    let (kernel, facts) = start::kernel(&settings, prepare)?;
+    let changes = changes(flags, &settings, &facts)?;
+    let options = engine_options(&settings, kernel.tools().variant());
+    let addresses = run::addresses(&kernel, &facts)?;
+    if dry_run {
+        let mut engine = engine(RecordingKernel::new(kernel), &settings, facts, options);
+        let report = sync(&mut engine, changes, addresses)?;
+        let kernel = engine.kernel();
+        for (at, transaction) in kernel.transactions.iter().enumerate() {
+            println!("transaction {}:", at + 1);
+            transaction.iter().for_each(|op| println!("  {op}"));
+        }
+        println!("{} operations in {} transactions", kernel.operations().count(), kernel.transactions.len());
+        return finish(&report);
+    }
+    let mut engine = engine(kernel, &settings, facts, options);
+    let report = sync(&mut engine, changes, addresses)?;
+    observer::log_report(&report);
+    finish(&report)
+}
+
+/// How the engine treats this variant of iptables.
+pub(super) fn engine_options(settings: &Settings, variant: Variant) -> Options {
+    Options {
+        operations_per_transaction: match variant {
+            Variant::Nft => Options::default().operations_per_transaction,
+            Variant::Legacy => usize::MAX,
+        },
+        full_interval: settings.full_sync_period,
+        longest_retry: settings.sync_period,
+        ..Options::default()
+    }
+}
+
+/// An engine for these settings.
+pub(super) fn engine<K: Kernel>(kernel: K, settings: &Settings, facts: Facts, options: Options) -> Engine<K, SystemClock> {
+    let settings = settings.clone();
+    let context_of = Box::new(move |node: &_, addresses: &_| node_context(&settings, &facts, node, addresses));
+    Engine::new(kernel, SystemClock, Box::new(IptablesBackend), context_of, options)
+}
+
+fn sync<K: Kernel>(
+    engine: &mut Engine<K, SystemClock>,
+    changes: Vec<Change>,
+    addresses: PerFamily<Vec<std::net::IpAddr>>,
+) -> anyhow::Result<SyncReport> {
+    engine.set_addresses(addresses);
+    changes.into_iter().for_each(|change| engine.apply(change));
+    engine.sync().context("the lists of Services and EndpointSlices are not complete")
+}
+
+/// Everything that the source has to say until both lists are complete.
+fn changes(flags: &Flags, settings: &Settings, facts: &Facts) -> anyhow::Result<Vec<Change>> {
+    let events = match &flags.manifests {
+        Some(path) => manifests::load(Path::new(path), &facts.node_name)?,
+        None => first_events(settings, facts)?,
+    };
+    let mut changes = Vec::new();
+    for event in events {
+        match event {
+            Event::Change(change) => changes.push(change),
+            Event::Notes { notes, .. } => notes.iter().for_each(|note| tracing::warn!("{note}")),
+            Event::WatchRestarted { kind, reason } => tracing::warn!(%kind, reason, "watch begins again"),
+        }
+    }
+    Ok(changes)
+}
+
+fn first_events(settings: &Settings, facts: &Facts) -> anyhow::Result<Vec<Event>> {
+    let (sender, receiver) = mpsc::channel();
+    let source = run::ApiSource::start(settings, &facts.node_name, sender)?;
+    let deadline = Instant::now() + LIST_TIMEOUT;
+    let mut events = Vec::new();
+    let mut complete = 0;
+    while complete < 3 {
+        let Ok(event) = receiver.recv_timeout(deadline.saturating_duration_since(Instant::now())) else {
+            bail!("the API server did not give complete lists within {} s", LIST_TIMEOUT.as_secs());
+        };
+        complete += usize::from(matches!(event, Event::Change(Change::Complete(_))));
+        events.push(event);
+    }
+    source.stop();
+    Ok(events)
+}
+
+fn finish(report: &SyncReport) -> anyhow::Result<()> {
+    if report.success() {
+        return Ok(());
+    }
+    for (table, error) in &report.failed_dumps {
+        eprintln!("portolan: {table}: {error}");
+    }
+    for failed in &report.failed {
+        match &failed.service {
+            Some(service) => eprintln!("portolan: Service {service}: {}", failed.error),
+            None => eprintln!("portolan: the rules on which all Services stand: {}", failed.error),
+        }
+    }
+    bail!("{} Services or tables are not as they should be", report.failed.len() + report.failed_dumps.len())
+}

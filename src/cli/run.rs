@@ -1,0 +1,221 @@
+//! The daemon: the one place where source, sync, linux, metrics and health meet.
+
+use std::net::IpAddr;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::mpsc::{self, Receiver, Sender};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use anyhow::Context;
+
+use crate::cli::context::Facts;
+use crate::cli::intake::Intake;
+use crate::cli::observer::Announcer;
+use crate::cli::once::{engine, engine_options};
+use crate::cli::start::{self, Prepare};
+use crate::config::node::{node_ips, node_port_cidrs};
+use crate::config::{Flags, Settings};
+use crate::health::{HealthState, Listen, ListenAddresses, Pages, Probe, ServiceHealth, Servers};
+use crate::iptables::base::{INVALID_COUNTER, LOCALHOST_COUNTER};
+use crate::kernel::Kernel;
+use crate::linux::address::AddressWatch;
+use crate::linux::{LinuxKernel, command};
+use crate::metrics::{Metrics, PacketCounts};
+use crate::net::{IpFamily, PerFamily};
+use crate::source::{Event, kube, manifests};
+use crate::sync::clock::SystemClock;
+use crate::sync::{Message, Runner, Schedule};
+
+/// How long the end may take. Rules are in the kernel and stay there; a restore that is cut short has no effect.
+const STOP_WITHIN: Duration = Duration::from_millis(800);
+
+/// Runs until SIGTERM or SIGINT. What is programmed stays.
+pub(super) fn run(flags: &Flags) -> anyhow::Result<()> {
+    let settings = start::settings(flags)?;
+    let (kernel, facts) = start::kernel(&settings, Prepare::Yes)?;
+    tracing::info!(version = env!("CARGO_PKG_VERSION"), mode = %settings.mode, node = %facts.node_name, "portolan");
+    let metrics = Arc::new(metrics(&kernel, &facts)?);
+    let health = Arc::new(HealthState::new(settings.sync_period, SystemClock));
+    let servers = serve(&settings, &metrics, &health)?;
+    let addresses = addresses(&kernel, &facts)?;
+    let service_health = ServiceHealth::start(&servers, Arc::clone(&health), health_addresses(&settings, &facts, &addresses));
+
+    let (to_sync, inbox) = mpsc::channel();
+    let (sender, events) = mpsc::channel();
+    to_sync.send(Message::Addresses(addresses)).context("no sync thread")?;
+    let watcher = watch_addresses(&kernel, to_sync.clone())?;
+    let announcer = Announcer { metrics: Arc::clone(&metrics), health: Arc::clone(&health), service_health, families: facts.families };
+    let sync = spawn_sync(&settings, kernel, facts.clone(), inbox, announcer)?;
+    let intake = Intake::new(to_sync.clone(), metrics, health);
+    let intake = std::thread::Builder::new().name("intake".into()).spawn(move || intake.run(events))?;
+    let source = Source::start(flags, &settings, &facts.node_name, sender)?;
+
+    let signal = wait_for_signal()?;
+    tracing::info!(signal, "stopping; rules stay in place");
+    let deadline = Instant::now() + STOP_WITHIN;
+    let _nobody_left = to_sync.send(Message::Stop);
+    source.stop();
+    join_until(sync, deadline);
+    join_until(intake, deadline);
+    drop((watcher, servers));
+    Ok(())
+}
+
+fn metrics(kernel: &LinuxKernel, facts: &Facts) -> anyhow::Result<Metrics> {
+    let metrics = Metrics::new(facts.families)?;
+    metrics.serve_processes_started(command::processes_started)?;
+    if facts.features.packet_counters {
+        let kernel = kernel.clone();
+        metrics.serve_packet_counters(move || PacketCounts {
+            invalid_dropped: kernel.counter(INVALID_COUNTER).ok(),
+            localhost_node_ports_accepted: kernel.counter(LOCALHOST_COUNTER).ok(),
+        })?;
+    }
+    Ok(metrics)
+}
+
+fn serve(settings: &Settings, metrics: &Arc<Metrics>, health: &Arc<HealthState>) -> anyhow::Result<Servers> {
+    let (render, replies) = (Arc::clone(metrics), Arc::clone(metrics));
+    let listen = Listen {
+        healthz: settings.healthz_bind_address,
+        metrics: Some(settings.metrics_bind_address),
+        retry: Listen::RETRY,
+    };
+    let pages = Pages {
+        health: Arc::clone(health),
+        metrics: Box::new(move || render.render()),
+        proxy_mode: settings.mode.to_string(),
+        on_reply: Box::new(move |probe, code| match probe {
+            Probe::Healthz => replies.healthz_answered(code),
+            Probe::Livez => replies.livez_answered(code),
+        }),
+    };
+    Servers::start(listen, pages).context("cannot start the health servers")
+}
+
+/// The addresses of all interfaces, by family.
+pub(super) fn addresses(kernel: &LinuxKernel, facts: &Facts) -> anyhow::Result<PerFamily<Vec<IpAddr>>> {
+    let mut kernel = kernel.clone();
+    let mut all = PerFamily::default();
+    for family in IpFamily::ALL.into_iter().filter(|family| facts.families[*family]) {
+        all[family] = kernel.addresses(family).context("cannot list the addresses of this node")?;
+    }
+    Ok(all)
+}
+
+/// Where health-check node ports are served: wherever node ports are, as found at start.
+fn health_addresses(settings: &Settings, facts: &Facts, addresses: &PerFamily<Vec<IpAddr>>) -> PerFamily<ListenAddresses> {
+    let cidrs = node_port_cidrs(&settings.node_port_addresses, &node_ips(&[], settings.bind_address));
+    PerFamily::from_fn(|family| {
+        if !facts.families[family] {
+            return ListenAddresses::None;
+        }
+        match crate::config::node::matching_addresses(&cidrs[family], &addresses[family]) {
+            None => ListenAddresses::All,
+            Some(matching) => ListenAddresses::Only(matching),
+        }
+    })
+}
+
+fn watch_addresses(kernel: &LinuxKernel, to_sync: Sender<Message>) -> anyhow::Result<AddressWatch> {
+    let changed = move |addresses| {
+        let _nobody_left = to_sync.send(Message::Addresses(addresses));
+    };
+    kernel.watch_addresses(changed).context("cannot watch the addresses of this node")
+}
+
+fn spawn_sync(
+    settings: &Settings,
+    kernel: LinuxKernel,
+    facts: Facts,
+    inbox: Receiver<Message>,
+    announcer: Announcer,
+) -> anyhow::Result<JoinHandle<()>> {
+    let options = engine_options(settings, kernel.tools().variant());
+    let engine = engine(kernel, settings, facts, options);
+    let runner = Runner::new(engine, inbox, Schedule::new(settings.min_sync_period), Box::new(announcer));
+    let run = move || drop(runner.run());
+    std::thread::Builder::new().name("sync".into()).spawn(run).context("cannot start the sync thread")
+}
+
+/// Where objects come from.
+enum Source {
+    Manifests(manifests::Watcher),
+    Api(ApiSource),
+}
+
+impl Source {
+    fn start(flags: &Flags, settings: &Settings, node_name: &str, sender: Sender<Event>) -> anyhow::Result<Source> {
+        Ok(match &flags.manifests {
+            Some(path) => Source::Manifests(manifests::watch(Path::new(path), node_name, sender)?),
+            None => Source::Api(ApiSource::start(settings, node_name, sender)?),
+        })
+    }
+
+    fn stop(self) {
+        match self {
+            Source::Manifests(watcher) => drop(watcher),
+            Source::Api(source) => source.stop(),
+        }
+    }
+}
+
+/// The watches of the API server, on a thread with a runtime of their own.
+pub(super) struct ApiSource {
+    stop: tokio::sync::oneshot::Sender<()>,
+    thread: JoinHandle<()>,
+}
+
+impl ApiSource {
+    /// Connects and begins to watch. An API server that does not answer is no error: it is waited for.
+    pub(super) fn start(settings: &Settings, node_name: &str, sender: Sender<Event>) -> anyhow::Result<ApiSource> {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        let kubeconfig = settings.kubeconfig.clone();
+        let connect = kube::connect(kubeconfig.as_deref().map(Path::new), settings.master.as_deref());
+        let client = runtime.block_on(connect).context("cannot reach the API server")?;
+        let (stop, stopped) = tokio::sync::oneshot::channel();
+        let node_name = node_name.to_owned();
+        let watch = move || {
+            runtime.block_on(async {
+                tokio::select! {
+                    () = kube::run(client, &node_name, sender, kube::WatchOptions::default()) => {}
+                    _ = stopped => {}
+                }
+            });
+            runtime.shutdown_background();
+        };
+        let thread = std::thread::Builder::new().name("watch".into()).spawn(watch)?;
+        Ok(ApiSource { stop, thread })
+    }
+
+    /// Ends the watches.
+    pub(super) fn stop(self) {
+        let _gone = self.stop.send(());
+        join_until(self.thread, Instant::now() + STOP_WITHIN);
+    }
+}
+
+/// Blocks until SIGTERM or SIGINT arrives; returns its name.
+fn wait_for_signal() -> anyhow::Result<&'static str> {
+    use tokio::signal::unix::{SignalKind, signal};
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    runtime.block_on(async {
+        let mut terminate = signal(SignalKind::terminate())?;
+        let mut interrupt = signal(SignalKind::interrupt())?;
+        Ok(tokio::select! {
+            _ = terminate.recv() => "SIGTERM",
+            _ = interrupt.recv() => "SIGINT",
+        })
+    })
+}
+
+/// Joins a thread, but does not wait for longer than until the deadline: the process ends anyway.
+fn join_until<T>(thread: JoinHandle<T>, deadline: Instant) {
+    while !thread.is_finished() && Instant::now() < deadline {
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    if thread.is_finished() && thread.join().is_err() {
+        tracing::error!("a thread panicked");
+    }
+}

@@ -1,0 +1,106 @@
+//! What all commands do first: read the settings, name the node, look at the kernel.
+
+use anyhow::{Context, anyhow, bail};
+
+use crate::cli::context::{Facts, wants_localhost_node_ports};
+use crate::compile::Features;
+use crate::config::{ConfigFile, Flags, IptablesVariant, Settings};
+use crate::iptables::base::{INVALID_COUNTER, LOCALHOST_COUNTER};
+use crate::linux::{self, LinuxKernel, Variant};
+use crate::net::PerFamily;
+
+/// Settings from flags and file, with a log line for everything that was given in vain.
+pub(super) fn settings(flags: &Flags) -> anyhow::Result<Settings> {
+    let all = |errors: Vec<crate::config::ConfigError>| {
+        anyhow!("{}", errors.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n  "))
+    };
+    let file = flags
+        .config
+        .as_deref()
+        .map(|path| ConfigFile::load(path).map_err(|errors| all(errors).context(format!("configuration file {path}"))))
+        .transpose()?;
+    if let Some(file) = &file {
+        file.warnings.iter().for_each(|warning| tracing::warn!("configuration file: {warning}"));
+        for flag in flags.ignored_with_file() {
+            tracing::warn!("{flag} has no effect: the configuration file takes its place");
+        }
+    }
+    Settings::resolve(flags, file.as_ref()).map_err(|errors| all(errors).context("invalid configuration"))
+}
+
+/// The own Node's name.
+pub(super) fn node_name(settings: &Settings) -> anyhow::Result<String> {
+    let hostname = rustix::system::uname().nodename().to_string_lossy().into_owned();
+    settings.node_name(&hostname).map_err(|error| anyhow!("{error}"))
+}
+
+/// Opens the kernel and finds out what it can do. Sets `route_localnet` and makes the packet counters if `prepare` says so:
+/// a dry run must not.
+pub(super) fn kernel(settings: &Settings, prepare: Prepare) -> anyhow::Result<(LinuxKernel, Facts)> {
+    let variant = match settings.iptables_variant {
+        IptablesVariant::Auto => None,
+        IptablesVariant::Nft => Some(Variant::Nft),
+        IptablesVariant::Legacy => Some(Variant::Legacy),
+    };
+    let kernel = LinuxKernel::new(linux::Options { variant, ..linux::Options::default() })?;
+    let families = PerFamily::from_fn(|family| {
+        if !settings.families[family] {
+            return false;
+        }
+        match kernel.check_family(family) {
+            Ok(()) => true,
+            Err(error) => {
+                tracing::warn!(%family, %error, "this family is not programmed");
+                false
+            }
+        }
+    });
+    if families == PerFamily::default() {
+        let errors = crate::net::IpFamily::ALL.map(|family| match kernel.check_family(family) {
+            Ok(()) => format!("{family} is switched off"),
+            Err(error) => error.to_string(),
+        });
+        bail!("neither IPv4 nor IPv6 can be programmed: {}", errors.join("; "));
+    }
+    let found = kernel.probe(families);
+    tracing::info!(variant = kernel.tools().variant().as_str(), v4 = families.v4, v6 = families.v6, "iptables");
+    let mut facts = Facts {
+        node_name: node_name(settings)?.into(),
+        families,
+        features: Features {
+            random_fully: found.random_fully,
+            packet_counters: found.packet_counters,
+            tcp_be_liberal: found.tcp_be_liberal,
+        },
+        route_localnet: families.v4 && wants_localhost_node_ports(settings),
+    };
+    if prepare == Prepare::Yes {
+        self::prepare(&kernel, &mut facts)?;
+    }
+    Ok((kernel, facts))
+}
+
+/// Whether things that rules rely on may be set up.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Prepare {
+    /// Set them up.
+    Yes,
+    /// Look only.
+    No,
+}
+
+fn prepare(kernel: &LinuxKernel, facts: &mut Facts) -> anyhow::Result<()> {
+    if facts.route_localnet {
+        linux::sysctl::ensure("net/ipv4/conf/all/route_localnet", "1")
+            .context("needed for node ports on 127.0.0.1; switch them off with --iptables-localhost-nodeports=false")?;
+    }
+    if facts.features.packet_counters {
+        for name in [INVALID_COUNTER, LOCALHOST_COUNTER] {
+            if let Err(error) = kernel.ensure_counter(name) {
+                tracing::warn!(%error, "packets are not counted");
+                facts.features.packet_counters = false;
+            }
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,266 @@
+//! The file of `--config`: a `KubeProxyConfiguration` in YAML or JSON.
+//!
+//! The file is read into a tree and fields are taken out of it by name, so that what is left over is what we do not
+//! know. That is a warning, not an error, as in kube-proxy: a field may be younger than this program.
+
+use serde_json::{Map, Value};
+
+use crate::config::duration::{GoDuration, parse_duration};
+use crate::config::{ConfigError, RawConfig};
+
+const API_VERSION: &str = "kubeproxy.config.k8s.io/v1alpha1";
+const KIND: &str = "KubeProxyConfiguration";
+
+/// Fields of kube-proxy that portolan does not use, or not in this mode. Setting one earns a warning.
+const UNUSED: [&str; 11] = [
+    "bindAddressHardFail",
+    "configSyncPeriod",
+    "conntrack",
+    "enableProfiling",
+    "ipvs",
+    "logging",
+    "nftables",
+    "oomScoreAdj",
+    "portRange",
+    "showHiddenMetricsForVersion",
+    "winkernel",
+];
+const UNUSED_CONNECTION: [&str; 4] = ["acceptContentTypes", "burst", "contentType", "qps"];
+
+/// A configuration file that could be read.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ConfigFile {
+    pub(super) raw: RawConfig,
+    /// What is in the file without having an effect, for the log: unknown fields, repeated ones, unused ones.
+    pub warnings: Vec<String>,
+}
+
+impl ConfigFile {
+    /// Reads a file from disk; see [`ConfigFile::parse`].
+    pub fn load(path: &str) -> Result<ConfigFile, Vec<ConfigError>> {
+        let text = std::fs::read_to_string(path)
+            .map_err(|error| vec![ConfigError::without_value(path, format!("cannot be read: {error}"))])?;
+        ConfigFile::parse(&text)
+    }
+
+    /// Reads the text of a file. Errors are those that make it unreadable: syntax, another kind of object, values of
+    /// another type. Whether values make sense is checked by [`crate::config::Settings::resolve`].
+    pub fn parse(text: &str) -> Result<ConfigFile, Vec<ConfigError>> {
+        let mut warnings = Vec::new();
+        let tree = parse_tree(text, &mut warnings).map_err(|error| vec![error])?;
+        let mut reader = Reader { text, errors: Vec::new(), warnings };
+        let raw = reader.configuration(tree);
+        if reader.errors.is_empty() { Ok(ConfigFile { raw, warnings: reader.warnings }) } else { Err(reader.errors) }
+    }
+}
+
+/// The file as a tree. A key that stands twice in a mapping is reported, and the later one counts.
+fn parse_tree(text: &str, warnings: &mut Vec<String>) -> Result<Map<String, Value>, ConfigError> {
+    let syntax = |error: &serde_saphyr::Error| {
+        let place = error.location().map_or_else(|| "file".to_owned(), |at| format!("line {}", at.line()));
+        ConfigError::without_value(place, error.to_string().lines().next().unwrap_or("not YAML").to_owned())
+    };
+    let mut options = serde_saphyr::Options::default();
+    options.with_snippet = false;
+    let tree: Value = match serde_saphyr::from_str_with_options(text, options.clone()) {
+        Ok(tree) => tree,
+        Err(strict) => {
+            options.duplicate_keys = serde_saphyr::DuplicateKeyPolicy::LastWins;
+            let tree = serde_saphyr::from_str_with_options(text, options).map_err(|_| syntax(&strict))?;
+            warnings.push(format!("{}; the last one counts", syntax(&strict)));
+            tree
+        }
+    };
+    match tree {
+        Value::Object(tree) => Ok(tree),
+        _ => Err(ConfigError::without_value("file", format!("is not a {KIND}"))),
+    }
+}
+
+/// Takes fields out of the tree and keeps what is wrong.
+struct Reader<'a> {
+    text: &'a str,
+    errors: Vec<ConfigError>,
+    warnings: Vec<String>,
+}
+
+impl Reader<'_> {
+    fn configuration(&mut self, mut tree: Map<String, Value>) -> RawConfig {
+        let root = &mut tree;
+        self.expect(root, "apiVersion", API_VERSION);
+        self.expect(root, "kind", KIND);
+        let mut connection = self.section(root, "clientConnection");
+        let mut iptables = self.section(root, "iptables");
+        let mut local = self.section(root, "detectLocal");
+        let cluster_cidr = self.string(root, "", "clusterCIDR");
+        let raw = RawConfig {
+            mode: self.string(root, "", "mode"),
+            hostname_override: Some(self.string(root, "", "hostnameOverride")).filter(|name| !name.is_empty()),
+            kubeconfig: self.string(&mut connection, "clientConnection.", "kubeconfig"),
+            bind_address: self.string(root, "", "bindAddress"),
+            healthz_bind_address: self.string(root, "", "healthzBindAddress"),
+            metrics_bind_address: self.string(root, "", "metricsBindAddress"),
+            masquerade_bit: self.integer(&mut iptables, "iptables.", "masqueradeBit"),
+            masquerade_all: self.bool(&mut iptables, "iptables.", "masqueradeAll").unwrap_or(false),
+            localhost_node_ports: self.bool(&mut iptables, "iptables.", "localhostNodePorts"),
+            sync_period: self.duration(&mut iptables, "iptables.", "syncPeriod"),
+            min_sync_period: self.duration(&mut iptables, "iptables.", "minSyncPeriod"),
+            detect_local_mode: self.string(root, "", "detectLocalMode"),
+            bridge_interface: self.string(&mut local, "detectLocal.", "bridgeInterface"),
+            interface_name_prefix: self.string(&mut local, "detectLocal.", "interfaceNamePrefix"),
+            cluster_cidrs: if cluster_cidr.is_empty() {
+                Vec::new()
+            } else {
+                cluster_cidr.split(',').map(str::to_owned).collect()
+            },
+            node_port_addresses: self.strings(root, "nodePortAddresses"),
+            allow_external_ips: self.feature_gates(root),
+        };
+        self.rest(&connection, "clientConnection.", &UNUSED_CONNECTION);
+        self.rest(&iptables, "iptables.", &[]);
+        self.rest(&local, "detectLocal.", &[]);
+        self.rest(root, "", &UNUSED);
+        raw
+    }
+
+    fn expect(&mut self, tree: &mut Map<String, Value>, field: &str, expected: &str) {
+        let found = tree.remove(field).unwrap_or_default();
+        if found != expected {
+            let reason = format!("must be {expected}");
+            self.errors.push(match found {
+                Value::Null => ConfigError::without_value(field, reason),
+                other => ConfigError::invalid(field, plain(&other), reason),
+            });
+        }
+    }
+
+    fn wrong_type(&mut self, path: String, value: &Value, wanted: &str) {
+        self.errors.push(ConfigError::invalid(path, plain(value), format!("must be {wanted}")));
+    }
+
+    fn section(&mut self, tree: &mut Map<String, Value>, field: &str) -> Map<String, Value> {
+        match tree.remove(field) {
+            None | Some(Value::Null) => Map::new(),
+            Some(Value::Object(section)) => section,
+            Some(other) => {
+                self.wrong_type(field.to_owned(), &other, "a mapping");
+                Map::new()
+            }
+        }
+    }
+
+    fn string(&mut self, tree: &mut Map<String, Value>, prefix: &str, field: &str) -> String {
+        match tree.remove(field) {
+            None | Some(Value::Null) => String::new(),
+            Some(Value::String(text)) => text,
+            Some(other) => {
+                self.wrong_type(format!("{prefix}{field}"), &other, "a string");
+                String::new()
+            }
+        }
+    }
+
+    fn strings(&mut self, tree: &mut Map<String, Value>, field: &str) -> Vec<String> {
+        match tree.remove(field) {
+            None | Some(Value::Null) => Vec::new(),
+            Some(Value::Array(items)) if items.iter().all(Value::is_string) => {
+                items.iter().map(|item| plain(item)).collect()
+            }
+            Some(other) => {
+                self.wrong_type(field.to_owned(), &other, "a list of strings");
+                Vec::new()
+            }
+        }
+    }
+
+    fn integer(&mut self, tree: &mut Map<String, Value>, prefix: &str, field: &str) -> Option<i64> {
+        let value = tree.remove(field).filter(|value| !value.is_null())?;
+        let number = value.as_i64();
+        if number.is_none() {
+            self.wrong_type(format!("{prefix}{field}"), &value, "an integer");
+        }
+        number
+    }
+
+    /// A boolean in the spellings of YAML 1.1, which Kubernetes' own reader takes.
+    fn bool(&mut self, tree: &mut Map<String, Value>, prefix: &str, field: &str) -> Option<bool> {
+        let value = tree.remove(field).filter(|value| !value.is_null())?;
+        let bool = match &value {
+            Value::Bool(bool) => Some(*bool),
+            Value::String(text) => match text.to_ascii_lowercase().as_str() {
+                "yes" | "on" | "y" => Some(true),
+                "no" | "off" | "n" => Some(false),
+                _ => None,
+            },
+            _ => None,
+        };
+        if bool.is_none() {
+            self.wrong_type(format!("{prefix}{field}"), &value, "true or false");
+        }
+        bool
+    }
+
+    /// A duration; absent, empty and zero all mean the default.
+    fn duration(&mut self, tree: &mut Map<String, Value>, prefix: &str, field: &str) -> Option<GoDuration> {
+        let text = self.string(tree, prefix, field);
+        if text.is_empty() {
+            return None;
+        }
+        match parse_duration(&text) {
+            Ok(duration) => Some(duration).filter(|duration| duration.0 != 0),
+            Err(error) => {
+                self.errors.push(ConfigError::without_value(format!("{prefix}{field}"), error.to_string()));
+                None
+            }
+        }
+    }
+
+    /// The one gate that matters here. Others are those of the whole cluster and none of our business.
+    fn feature_gates(&mut self, tree: &mut Map<String, Value>) -> Option<bool> {
+        let mut gates = self.section(tree, "featureGates");
+        self.bool(&mut gates, "featureGates.", "AllowServiceExternalIPs")
+    }
+
+    /// Warns of what nobody took.
+    fn rest(&mut self, tree: &Map<String, Value>, prefix: &str, unused: &[&str]) {
+        for (field, value) in tree {
+            let place = self.place(field);
+            if !unused.contains(&field.as_str()) {
+                self.warnings.push(format!("{place}: unknown field {prefix}{field}; it has no effect"));
+            } else if !is_zero(value) {
+                self.warnings.push(format!("{place}: {prefix}{field} is set, but portolan does not use it"));
+            }
+        }
+    }
+
+    /// `line 7` if exactly one line begins with the field, else `file`.
+    fn place(&self, field: &str) -> String {
+        let mut lines = self.text.lines().enumerate().filter(|(_, line)| {
+            let line = line.trim_start().trim_start_matches(['"', '\'']);
+            line.strip_prefix(field).is_some_and(|rest| rest.trim_start_matches(['"', '\'']).starts_with(':'))
+        });
+        match (lines.next(), lines.next()) {
+            (Some((at, _)), None) => format!("line {}", at + 1),
+            _ => "file".to_owned(),
+        }
+    }
+}
+
+/// Whether a value is what kubeadm writes for "not set".
+fn is_zero(value: &Value) -> bool {
+    match value {
+        Value::Null => true,
+        Value::Bool(bool) => !bool,
+        Value::Number(number) => number.as_f64() == Some(0.0),
+        Value::String(text) => text.is_empty() || parse_duration(text).is_ok_and(|duration| duration.0 == 0),
+        Value::Array(items) => items.is_empty(),
+        Value::Object(fields) => fields.values().all(is_zero),
+    }
+}
+
+fn plain(value: &Value) -> String {
+    match value {
+        Value::String(text) => text.clone(),
+        other => other.to_string(),
+    }
+}

@@ -1,0 +1,190 @@
+//! The daemon's command line: kube-proxy's flags by their names, and a few of our own.
+
+use std::ffi::OsString;
+
+use crate::config::duration::{GoDuration, parse_duration};
+use crate::config::{IptablesVariant, RawConfig};
+use crate::net::IpFamily;
+
+/// The flags of the daemon. Absent means "not given": defaults are put in place later, since with a file most flags do
+/// not count.
+#[derive(Clone, Debug, Default, clap::Args)]
+pub struct Flags {
+    /// KubeProxyConfiguration file; with it, most other flags are ignored
+    #[arg(long, value_name = "FILE")]
+    pub config: Option<String>,
+    /// Read Services, EndpointSlices and the Node from YAML files in this directory instead of the API server
+    #[arg(long, value_name = "DIR")]
+    pub manifests: Option<String>,
+    /// How packets are sent to endpoints: iptables
+    #[arg(long, visible_alias = "mode", value_name = "MODE")]
+    pub proxy_mode: Option<String>,
+    /// Name of this node, instead of the host's name
+    #[arg(long, value_name = "NAME")]
+    pub hostname_override: Option<String>,
+    /// File with access to the API server; without it, the pod's service account is used
+    #[arg(long, value_name = "FILE")]
+    pub kubeconfig: Option<String>,
+    /// URL of the API server, in place of the one in the kubeconfig
+    #[arg(long, value_name = "URL")]
+    pub master: Option<String>,
+    /// Pod network, one CIDR or one of each family separated by a comma
+    #[arg(long, value_name = "CIDR")]
+    pub cluster_cidr: Option<String>,
+    /// How local traffic is told: ClusterCIDR, NodeCIDR, BridgeInterface or InterfaceNamePrefix
+    #[arg(long, value_name = "MODE")]
+    pub detect_local_mode: Option<String>,
+    /// Bridge through which local pods send, for BridgeInterface
+    #[arg(long, value_name = "NAME")]
+    pub pod_bridge_interface: Option<String>,
+    /// Beginning of the names of local pods' interfaces, for InterfaceNamePrefix
+    #[arg(long, value_name = "PREFIX")]
+    pub pod_interface_name_prefix: Option<String>,
+    /// Serve node ports only on addresses in these CIDRs, or "primary" for the node's own addresses
+    #[arg(long, value_name = "CIDRS", value_delimiter = ',')]
+    pub nodeport_addresses: Option<Vec<String>>,
+    /// Masquerade all traffic to cluster IPs
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true", value_parser = parse_bool)]
+    pub masquerade_all: Option<bool>,
+    /// Bit of the firewall mark on traffic to be masqueraded [default: 14]
+    #[arg(long, value_name = "BIT", allow_hyphen_values = true)]
+    pub iptables_masquerade_bit: Option<i32>,
+    /// Least time between two syncs [default: 1s]
+    #[arg(long, value_name = "DURATION", value_parser = parse_duration, allow_hyphen_values = true)]
+    pub iptables_min_sync_period: Option<GoDuration>,
+    /// Time until a failed sync is tried again [default: 30s]
+    #[arg(long, value_name = "DURATION", value_parser = parse_duration, allow_hyphen_values = true)]
+    pub iptables_sync_period: Option<GoDuration>,
+    /// Serve IPv4 node ports on 127.0.0.0/8 too [default: true]
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true", value_parser = parse_bool)]
+    pub iptables_localhost_nodeports: Option<bool>,
+    /// Where /healthz and /livez are served [default: 0.0.0.0:10256]
+    #[arg(long, value_name = "IP:PORT")]
+    pub healthz_bind_address: Option<String>,
+    /// Where /metrics is served [default: 127.0.0.1:10249]
+    #[arg(long, value_name = "IP:PORT")]
+    pub metrics_bind_address: Option<String>,
+    /// This node's address and primary family, unless unspecified [default: 0.0.0.0]
+    #[arg(long, value_name = "IP")]
+    pub bind_address: Option<String>,
+    /// Which iptables programs to use (portolan's own flag)
+    #[arg(long, value_name = "VARIANT", value_enum, default_value_t)]
+    pub iptables_variant: IptablesVariant,
+    /// Time between two comparisons of the whole kernel state with what should be there [default: 15m] (portolan's own)
+    #[arg(long, value_name = "DURATION", value_parser = parse_duration, allow_hyphen_values = true)]
+    pub full_sync_period: Option<GoDuration>,
+    /// Families to program if the node can do them: ipv4, ipv6 or both [default: both] (portolan's own)
+    #[arg(long, value_name = "FAMILIES", value_delimiter = ',', value_parser = parse_family)]
+    pub ip_families: Option<Vec<IpFamily>>,
+    /// How much to log: 0 to 10
+    #[arg(short = 'v', long = "v", value_name = "LEVEL", default_value_t = 0)]
+    pub verbosity: u8,
+    /// How to log
+    #[arg(long, value_name = "FORMAT", value_enum, default_value_t)]
+    pub log_format: LogFormat,
+}
+
+/// The form of log lines.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, clap::ValueEnum)]
+pub enum LogFormat {
+    /// For people.
+    #[default]
+    Text,
+    /// One JSON object per line.
+    Json,
+}
+
+impl Flags {
+    /// The names of flags that were given although a file takes their place.
+    pub fn ignored_with_file(&self) -> Vec<&'static str> {
+        [
+            ("--proxy-mode", self.proxy_mode.is_some()),
+            ("--kubeconfig", self.kubeconfig.is_some()),
+            ("--cluster-cidr", self.cluster_cidr.is_some()),
+            ("--detect-local-mode", self.detect_local_mode.is_some()),
+            ("--pod-bridge-interface", self.pod_bridge_interface.is_some()),
+            ("--pod-interface-name-prefix", self.pod_interface_name_prefix.is_some()),
+            ("--nodeport-addresses", self.nodeport_addresses.is_some()),
+            ("--masquerade-all", self.masquerade_all.is_some()),
+            ("--iptables-masquerade-bit", self.iptables_masquerade_bit.is_some()),
+            ("--iptables-min-sync-period", self.iptables_min_sync_period.is_some()),
+            ("--iptables-sync-period", self.iptables_sync_period.is_some()),
+            ("--iptables-localhost-nodeports", self.iptables_localhost_nodeports.is_some()),
+            ("--healthz-bind-address", self.healthz_bind_address.is_some()),
+            ("--metrics-bind-address", self.metrics_bind_address.is_some()),
+            ("--bind-address", self.bind_address.is_some()),
+        ]
+        .into_iter()
+        .filter(|(_, given)| *given)
+        .map(|(name, _)| name)
+        .collect()
+    }
+
+    /// The settings that the flags alone make.
+    pub(super) fn to_raw(&self) -> RawConfig {
+        let text = |value: &Option<String>| value.clone().unwrap_or_default();
+        // The default addresses of the two servers do not follow an IPv6 bind address when flags are used, only when
+        // a file is: kube-proxy's behaviour, on which scrape configurations rest.
+        let or = |value: &Option<String>, default: &str| {
+            value.clone().filter(|value| !value.is_empty()).unwrap_or_else(|| default.to_owned())
+        };
+        RawConfig {
+            mode: text(&self.proxy_mode),
+            hostname_override: self.hostname_override.clone(),
+            kubeconfig: text(&self.kubeconfig),
+            bind_address: text(&self.bind_address),
+            healthz_bind_address: or(&self.healthz_bind_address, "0.0.0.0:10256"),
+            metrics_bind_address: or(&self.metrics_bind_address, "127.0.0.1:10249"),
+            masquerade_bit: self.iptables_masquerade_bit.map(i64::from),
+            masquerade_all: self.masquerade_all.unwrap_or(false),
+            localhost_node_ports: self.iptables_localhost_nodeports,
+            sync_period: self.iptables_sync_period,
+            min_sync_period: self.iptables_min_sync_period,
+            detect_local_mode: text(&self.detect_local_mode),
+            bridge_interface: text(&self.pod_bridge_interface),
+            interface_name_prefix: text(&self.pod_interface_name_prefix),
+            cluster_cidrs: self
+                .cluster_cidr
+                .as_deref()
+                .map(|cidrs| cidrs.split(',').map(str::to_owned).collect())
+                .unwrap_or_default(),
+            node_port_addresses: self.nodeport_addresses.clone().unwrap_or_default(),
+            allow_external_ips: None,
+        }
+    }
+}
+
+/// Turns `--proxy_mode` into `--proxy-mode`: kube-proxy takes both. Values and what follows `--` stay as they are.
+pub fn normalize_flag_names(arguments: impl IntoIterator<Item = OsString>) -> Vec<OsString> {
+    let mut flags_end = false;
+    arguments
+        .into_iter()
+        .map(|argument| {
+            flags_end |= argument == "--";
+            match argument.to_str() {
+                Some(text) if text.starts_with("--") && !flags_end => {
+                    let (name, value) = text.split_at(text.find('=').unwrap_or(text.len()));
+                    OsString::from(name.replace('_', "-") + value)
+                }
+                _ => argument,
+            }
+        })
+        .collect()
+}
+
+/// The spellings that Go's flags take.
+fn parse_bool(text: &str) -> Result<bool, String> {
+    match text {
+        "1" | "t" | "T" | "true" | "TRUE" | "True" => Ok(true),
+        "0" | "f" | "F" | "false" | "FALSE" | "False" => Ok(false),
+        _ => Err(format!("{text:?} is neither true nor false")),
+    }
+}
+
+fn parse_family(text: &str) -> Result<IpFamily, String> {
+    match text.to_ascii_lowercase().as_str() {
+        "ipv4" => Ok(IpFamily::V4),
+        "ipv6" => Ok(IpFamily::V6),
+        _ => Err(format!("{text:?} is neither ipv4 nor ipv6")),
+    }
+}

@@ -1,0 +1,216 @@
+//! From settings as written to settings as used. The rules, paths and the core of the messages are those of kube-proxy.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::time::Duration;
+
+use ipnet::IpNet;
+
+use crate::config::address::{parse_cidr, parse_ip, parse_socket};
+use crate::config::duration::GoDuration;
+use crate::config::{ConfigError, DetectLocal, NodePortSetting, ProxyMode, RawConfig, Settings};
+use crate::net::IpFamily;
+
+/// The port of the health server when only an address is given.
+pub(super) const HEALTHZ_PORT: u16 = 10256;
+/// The port of the metrics server when only an address is given.
+pub(super) const METRICS_PORT: u16 = 10249;
+
+const ROOT: &str = "KubeProxyConfiguration";
+
+/// Collects errors while values are read; a value that is wrong is replaced by anything, since it is never used.
+#[derive(Default)]
+struct Checker {
+    errors: Vec<ConfigError>,
+}
+
+/// Checks everything and puts defaults in place.
+pub(super) fn validate(raw: &RawConfig) -> Result<Settings, Vec<ConfigError>> {
+    let mut check = Checker::default();
+    let defaults = Settings::default();
+    let bind_address = check.bind_address(&raw.bind_address);
+    let settings = Settings {
+        mode: check.mode(&raw.mode),
+        hostname_override: check.hostname_override(raw.hostname_override.as_deref()),
+        kubeconfig: Some(raw.kubeconfig.clone()).filter(|path| !path.is_empty()),
+        bind_address,
+        healthz_bind_address: Some(check.listen(
+            "HealthzBindAddress",
+            &raw.healthz_bind_address,
+            unspecified(bind_address, HEALTHZ_PORT),
+        )),
+        metrics_bind_address: check.listen(
+            "MetricsBindAddress",
+            &raw.metrics_bind_address,
+            loopback(bind_address, METRICS_PORT),
+        ),
+        masquerade_bit: check.masquerade_bit(raw.masquerade_bit),
+        masquerade_all: raw.masquerade_all,
+        localhost_node_ports: raw.localhost_node_ports.unwrap_or(defaults.localhost_node_ports),
+        detect_local: check.detect_local(raw),
+        node_port_addresses: check.node_port_addresses(&raw.node_port_addresses),
+        allow_external_ips: raw.allow_external_ips.unwrap_or(defaults.allow_external_ips),
+        ..check.periods(raw, defaults)
+    };
+    if check.errors.is_empty() { Ok(settings) } else { Err(check.errors) }
+}
+
+/// A node name: trimmed, lower-case, not empty.
+pub(super) fn hostname(name: &str) -> Result<String, ConfigError> {
+    let trimmed = name.trim().to_lowercase();
+    if trimmed.is_empty() {
+        return Err(ConfigError::invalid("hostnameOverride", name, "empty hostname-override is invalid"));
+    }
+    Ok(trimmed)
+}
+
+fn unspecified(like: IpAddr, port: u16) -> SocketAddr {
+    match like {
+        IpAddr::V4(_) => SocketAddr::from((Ipv4Addr::UNSPECIFIED, port)),
+        IpAddr::V6(_) => SocketAddr::from((Ipv6Addr::UNSPECIFIED, port)),
+    }
+}
+
+fn loopback(like: IpAddr, port: u16) -> SocketAddr {
+    match like {
+        IpAddr::V4(_) => SocketAddr::from((Ipv4Addr::LOCALHOST, port)),
+        IpAddr::V6(_) => SocketAddr::from((Ipv6Addr::LOCALHOST, port)),
+    }
+}
+
+impl Checker {
+    fn invalid(&mut self, path: &str, value: impl std::fmt::Display, reason: &str) {
+        self.errors.push(ConfigError::invalid(format!("{ROOT}.{path}"), value, reason));
+    }
+
+    fn mode(&mut self, mode: &str) -> ProxyMode {
+        match mode {
+            "" | "iptables" => {}
+            "ipvs" | "nftables" => {
+                self.invalid("Mode.ProxyMode", mode, "this version of portolan offers iptables only");
+            }
+            _ => self.invalid("Mode.ProxyMode", mode, "must be iptables, or blank, which means iptables"),
+        }
+        ProxyMode::Iptables
+    }
+
+    fn hostname_override(&mut self, name: Option<&str>) -> Option<String> {
+        match hostname(name?) {
+            Ok(name) => Some(name),
+            Err(error) => {
+                self.errors.push(error);
+                None
+            }
+        }
+    }
+
+    fn bind_address(&mut self, text: &str) -> IpAddr {
+        let unspecified = IpAddr::V4(Ipv4Addr::UNSPECIFIED);
+        if text.is_empty() {
+            return unspecified;
+        }
+        parse_ip(text).unwrap_or_else(|| {
+            self.invalid("BindAddress", text, "must be a valid IP");
+            unspecified
+        })
+    }
+
+    fn listen(&mut self, path: &str, text: &str, default: SocketAddr) -> SocketAddr {
+        if text.is_empty() {
+            return default;
+        }
+        match parse_socket(text, default.port()) {
+            Some(socket) if socket.port() == 0 => self.invalid(path, text, "must be a valid port"),
+            Some(socket) => return socket,
+            None => self.invalid(path, text, "must be IP:port"),
+        }
+        default
+    }
+
+    fn masquerade_bit(&mut self, bit: Option<i64>) -> u8 {
+        let bit = bit.unwrap_or(14);
+        match u8::try_from(bit) {
+            Ok(bit @ 0..=31) => bit,
+            _ => {
+                let path = "KubeProxyIPTablesConfiguration.MasqueradeBit";
+                self.invalid(path, bit, "must be within the range [0, 31]");
+                0
+            }
+        }
+    }
+
+    fn periods(&mut self, raw: &RawConfig, defaults: Settings) -> Settings {
+        let given = |period: Option<GoDuration>, default: Duration| period.unwrap_or(GoDuration::from(default));
+        let sync = given(raw.sync_period, defaults.sync_period);
+        let min = given(raw.min_sync_period, defaults.min_sync_period);
+        if sync.0 <= 0 {
+            self.invalid("SyncPeriod", sync, "must be greater than 0");
+        }
+        if min.0 < 0 {
+            self.invalid("MinSyncPeriod", min, "must be greater than or equal to 0");
+        }
+        if min > sync {
+            // The path is that of kube-proxy, which shows the other value there.
+            self.invalid("SyncPeriod", min, "must be greater than or equal to KubeProxyConfiguration.MinSyncPeriod");
+        }
+        let to_std = |period: GoDuration| period.to_std().unwrap_or_default();
+        Settings { sync_period: to_std(sync), min_sync_period: to_std(min), ..defaults }
+    }
+
+    fn detect_local(&mut self, raw: &RawConfig) -> DetectLocal {
+        match raw.detect_local_mode.as_str() {
+            "" | "ClusterCIDR" => DetectLocal::ClusterCidr(self.cluster_cidrs(&raw.cluster_cidrs)),
+            "NodeCIDR" => DetectLocal::NodeCidr,
+            "BridgeInterface" => DetectLocal::BridgeInterface(self.not_empty("InterfaceName", &raw.bridge_interface)),
+            "InterfaceNamePrefix" => {
+                DetectLocal::InterfaceNamePrefix(self.not_empty("InterfacePrefix", &raw.interface_name_prefix))
+            }
+            other => {
+                let known = "supported values: ClusterCIDR, NodeCIDR, BridgeInterface, InterfaceNamePrefix";
+                self.invalid("DetectLocalMode", other, known);
+                DetectLocal::NodeCidr
+            }
+        }
+    }
+
+    fn not_empty(&mut self, field: &str, value: &str) -> String {
+        if value.is_empty() {
+            self.invalid(&format!("DetectLocalConfiguration.{field}"), value, "must not be empty");
+        }
+        value.to_owned()
+    }
+
+    /// One CIDR, or two of different families.
+    fn cluster_cidrs(&mut self, texts: &[String]) -> Vec<IpNet> {
+        let path = "DetectLocalConfiguration.ClusterCIDRs";
+        let cidrs: Vec<IpNet> = texts.iter().filter_map(|text| parse_cidr(text)).collect();
+        let problem = match cidrs.as_slice() {
+            _ if cidrs.len() != texts.len() => {
+                Some("must be a valid CIDR block (e.g. 10.100.0.0/16 or fde4:8dba:82e1::/48)")
+            }
+            [] | [_] => None,
+            [first, second] if IpFamily::of_net(first) != IpFamily::of_net(second) => None,
+            [_, _] => Some("must be a either a single CIDR or one of each family"),
+            _ => Some("only one CIDR allowed or a valid DualStack CIDR (e.g. 10.100.0.0/16,fde4:8dba:82e1::/48)"),
+        };
+        if let Some(problem) = problem {
+            self.invalid(path, texts.join(","), problem);
+        }
+        cidrs
+    }
+
+    fn node_port_addresses(&mut self, texts: &[String]) -> NodePortSetting {
+        if texts == ["primary"] {
+            return NodePortSetting::Primary;
+        }
+        let mut cidrs = Vec::new();
+        for (at, text) in texts.iter().enumerate() {
+            let path = format!("NodePortAddresses[{at}]");
+            match parse_cidr(text) {
+                Some(cidr) => cidrs.push(cidr),
+                None if text == "primary" => self.invalid(&path, text, "can't use both 'primary' and CIDRs"),
+                None => self.invalid(&path, text, "must be a valid CIDR"),
+            }
+        }
+        NodePortSetting::Cidrs(cidrs)
+    }
+}

@@ -1,0 +1,231 @@
+//! Health-check node ports: a load balancer asks each node whether it has endpoints of a Service with external traffic
+//! policy Local.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener};
+use std::num::NonZeroU16;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use axum::Router;
+use axum::http::{HeaderName, HeaderValue, StatusCode};
+use axum::response::{IntoResponse, Response};
+use rustix::net::{AddressFamily, SocketFlags, SocketType, sockopt};
+use serde::Serialize;
+use tokio::sync::Notify;
+use tokio::task::AbortHandle;
+
+use super::server::{Servers, json};
+use super::state::HealthState;
+use crate::model::ServiceName;
+use crate::net::{IpFamily, PerFamily};
+
+/// Where the ports of one family are opened.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum ListenAddresses {
+    /// Nowhere: the family is off.
+    #[default]
+    None,
+    /// On the unspecified address.
+    All,
+    /// On these.
+    Only(Vec<IpAddr>),
+}
+
+/// What one Service wants.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ServiceHealthPort {
+    /// `healthCheckNodePort`.
+    pub port: NonZeroU16,
+    /// Distinct addresses of ready endpoints on this node.
+    pub local_ready: usize,
+}
+
+/// The listeners of all Services. They live on the thread of [`Servers`] and close when either value is dropped.
+pub struct ServiceHealth {
+    shared: Arc<Shared>,
+    task: AbortHandle,
+}
+
+struct Shared {
+    wanted: Mutex<BTreeMap<ServiceName, ServiceHealthPort>>,
+    changed: Notify,
+    health: Arc<HealthState>,
+}
+
+impl ServiceHealth {
+    /// Begins with no listeners. A port that cannot be opened is logged and tried again as the servers' addresses are.
+    pub fn start(servers: &Servers, health: Arc<HealthState>, addresses: PerFamily<ListenAddresses>) -> ServiceHealth {
+        let shared = Arc::new(Shared { wanted: Mutex::default(), changed: Notify::new(), health });
+        let keeper =
+            Keeper { shared: Arc::clone(&shared), addresses, retry: servers.retry(), listeners: BTreeMap::new() };
+        let task = servers.handle().spawn(keeper.run()).abort_handle();
+        ServiceHealth { shared, task }
+    }
+
+    /// States what is wanted now, for all Services; call it after each successful sync. Listeners of Services that are
+    /// gone or whose port changed are closed, new ones are opened, all others only get their counts. Returns at once;
+    /// the counts take effect before it returns, listeners soon after.
+    pub fn sync(&self, wanted: BTreeMap<ServiceName, ServiceHealthPort>) {
+        *self.shared.wanted() = wanted;
+        self.shared.changed.notify_one();
+    }
+}
+
+impl Drop for ServiceHealth {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+impl Shared {
+    fn wanted(&self) -> MutexGuard<'_, BTreeMap<ServiceName, ServiceHealthPort>> {
+        self.wanted.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn answer(&self, service: &ServiceName) -> Response {
+        // Gone between the connection and the request.
+        let Some(wanted) = self.wanted().get(service).copied() else { return StatusCode::OK.into_response() };
+        let healthy = self.health.healthy();
+        let status = if wanted.local_ready != 0 && healthy { 200 } else { 503 };
+        let mut response = json(status, body(service, wanted.local_ready, healthy));
+        let weight = HeaderName::from_static("x-load-balancing-endpoint-weight");
+        response.headers_mut().insert(weight, HeaderValue::from(wanted.local_ready));
+        response
+    }
+}
+
+/// Keeps the listeners as they are wanted.
+struct Keeper {
+    shared: Arc<Shared>,
+    addresses: PerFamily<ListenAddresses>,
+    retry: Duration,
+    listeners: BTreeMap<(ServiceName, IpFamily), Listeners>,
+}
+
+/// The listeners of one Service in one family; closed when dropped.
+struct Listeners {
+    port: NonZeroU16,
+    tasks: Vec<AbortHandle>,
+}
+
+impl Drop for Listeners {
+    fn drop(&mut self) {
+        for task in &self.tasks {
+            task.abort();
+        }
+    }
+}
+
+impl Keeper {
+    async fn run(mut self) {
+        loop {
+            // Aborted tasks let go of their sockets only when the runtime comes to them; a port that moves from one
+            // Service to another has to be free before it is opened again.
+            self.close();
+            tokio::task::yield_now().await;
+            if self.open() {
+                self.shared.changed.notified().await;
+            } else {
+                // Either way something is to be done: the time-out means that the missing ones are tried again.
+                let _ = tokio::time::timeout(self.retry, self.shared.changed.notified()).await;
+            }
+        }
+    }
+
+    fn close(&mut self) {
+        let wanted = self.shared.wanted();
+        self.listeners.retain(|(service, _), open| wanted.get(service).is_some_and(|wanted| wanted.port == open.port));
+    }
+
+    /// Opens what is missing and says whether all of it could be opened.
+    fn open(&mut self) -> bool {
+        let wanted: Vec<(ServiceName, NonZeroU16)> =
+            self.shared.wanted().iter().map(|(service, wanted)| (service.clone(), wanted.port)).collect();
+        let mut complete = true;
+        for (service, port) in wanted {
+            for family in IpFamily::ALL {
+                let key = (service.clone(), family);
+                if self.listeners.contains_key(&key) {
+                    continue;
+                }
+                match self.listen(&service, family, port) {
+                    Ok(tasks) => {
+                        self.listeners.insert(key, Listeners { port, tasks });
+                    }
+                    Err(error) => {
+                        complete = false;
+                        tracing::error!(%service, %family, port, %error, "cannot listen on health-check node port");
+                    }
+                }
+            }
+        }
+        complete
+    }
+
+    /// Opens the port on all addresses of the family, or on none.
+    fn listen(&self, service: &ServiceName, family: IpFamily, port: NonZeroU16) -> io::Result<Vec<AbortHandle>> {
+        let addresses = match (&self.addresses[family], family) {
+            (ListenAddresses::None, _) => Vec::new(),
+            (ListenAddresses::All, IpFamily::V4) => vec![IpAddr::V4(Ipv4Addr::UNSPECIFIED)],
+            (ListenAddresses::All, IpFamily::V6) => vec![IpAddr::V6(Ipv6Addr::UNSPECIFIED)],
+            (ListenAddresses::Only(addresses), _) => addresses.clone(),
+        };
+        let sockets = addresses
+            .into_iter()
+            .map(|address| listen_on(SocketAddr::new(address, port.get())).and_then(tokio::net::TcpListener::from_std))
+            .collect::<io::Result<Vec<_>>>()?;
+        Ok(sockets.into_iter().map(|socket| self.serve(service.clone(), socket)).collect())
+    }
+
+    fn serve(&self, service: ServiceName, socket: tokio::net::TcpListener) -> AbortHandle {
+        let shared = Arc::clone(&self.shared);
+        let router = Router::new().fallback(move || std::future::ready(shared.answer(&service)));
+        tokio::spawn(async move {
+            if let Err(error) = axum::serve(socket, router).await {
+                tracing::error!(%error, "health-check node port stopped");
+            }
+        })
+        .abort_handle()
+    }
+}
+
+/// Listens on an address of exactly its own family: `::` must leave IPv4 to the other listener.
+fn listen_on(address: SocketAddr) -> io::Result<TcpListener> {
+    let family = if address.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };
+    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+    let socket = rustix::net::socket_with(family, SocketType::STREAM, flags, None)?;
+    sockopt::set_socket_reuseaddr(&socket, true)?;
+    if address.is_ipv6() {
+        sockopt::set_ipv6_v6only(&socket, true)?;
+    }
+    rustix::net::bind(&socket, &address)?;
+    rustix::net::listen(&socket, 1024)?;
+    Ok(TcpListener::from(socket))
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Body<'a> {
+    service: BodyService<'a>,
+    local_endpoints: usize,
+    service_proxy_healthy: bool,
+}
+
+#[derive(Serialize)]
+struct BodyService<'a> {
+    namespace: &'a str,
+    name: &'a str,
+}
+
+/// The body, one field per line, indented with tabs.
+fn body(service: &ServiceName, local_endpoints: usize, service_proxy_healthy: bool) -> String {
+    let service = BodyService { namespace: &service.namespace, name: &service.name };
+    let mut text = Vec::new();
+    let format = serde_json::ser::PrettyFormatter::with_indent(b"\t");
+    let mut serializer = serde_json::Serializer::with_formatter(&mut text, format);
+    // Writing plain fields to memory cannot fail.
+    let _ = Body { service, local_endpoints, service_proxy_healthy }.serialize(&mut serializer);
+    String::from_utf8(text).unwrap_or_default()
+}

@@ -1,0 +1,152 @@
+//! Interface addresses: reading them, and noticing changes.
+
+use std::net::IpAddr;
+use std::time::Duration;
+
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::fd::{AsFd, OwnedFd};
+
+use crate::kernel::KernelError;
+use crate::net::{IpFamily, PerFamily};
+use crate::netlink::rtnetlink;
+use crate::netlink::socket::{Connection, ROUTE};
+use crate::netlink::{NetlinkError, errno};
+
+/// How long the watcher rests after its socket failed.
+const RETRY: Duration = Duration::from_secs(5);
+
+/// The addresses of all interfaces in one family, loopback included, sorted and without repetitions.
+pub fn addresses(family: IpFamily, timeout: Duration) -> Result<Vec<IpAddr>, KernelError> {
+    read(family, timeout).map_err(|error| error.to_kernel_error(&format!("reading the {family} addresses")))
+}
+
+fn read(family: IpFamily, timeout: Duration) -> Result<Vec<IpAddr>, NetlinkError> {
+    let mut connection = Connection::open(ROUTE, timeout)?;
+    let request = rtnetlink::dump_addresses(family);
+    let outcome = connection.dump(&request, Vec::new, |addresses, message| {
+        // A kernel without IPv6 answers a request for its addresses with those of all families.
+        let found = rtnetlink::decode_address(message)?.map(|found| found.address);
+        addresses.extend(found.filter(|address| IpFamily::of(*address) == family));
+        Ok(())
+    });
+    let mut addresses = match outcome {
+        Err(NetlinkError::Refused { errno: errno::EOPNOTSUPP | errno::EAFNOSUPPORT, .. }) => Vec::new(),
+        other => other?,
+    };
+    addresses.sort_unstable();
+    addresses.dedup();
+    Ok(addresses)
+}
+
+/// Watches until it is dropped.
+#[derive(Debug)]
+pub struct AddressWatch {
+    stop: Option<OwnedFd>,
+    thread: Option<std::thread::JoinHandle<()>>,
+}
+
+impl Drop for AddressWatch {
+    fn drop(&mut self) {
+        // The thread sees the other end of the pipe close.
+        self.stop = None;
+        if let Some(thread) = self.thread.take() {
+            // If it panicked, there is nothing left to stop.
+            let _ = thread.join();
+        }
+    }
+}
+
+/// Starts a thread that calls `changed` with the addresses of both families: once at the beginning, and then whenever they
+/// are not what they were at the last call. A family that cannot be read counts as without addresses. When notifications
+/// were lost, everything is read anew. The watch belongs to the network namespace of the calling thread.
+pub fn watch_addresses(
+    timeout: Duration,
+    mut changed: impl FnMut(PerFamily<Vec<IpAddr>>) + Send + 'static,
+) -> Result<AddressWatch, KernelError> {
+    let failed = |error: NetlinkError| error.to_kernel_error("watching the interface addresses");
+    // Opened here, so that an error is reported and no change is missed. A new thread inherits the namespace.
+    let mut connection = subscribe(timeout).map_err(failed)?;
+    let (stopped, stop) =
+        rustix::pipe::pipe().map_err(|error| failed(NetlinkError::Socket { errno: error.raw_os_error() }))?;
+    let thread = std::thread::Builder::new().name("addresses".to_owned()).spawn(move || {
+        let mut known = None;
+        loop {
+            let now = PerFamily::from_fn(|family| read(family, timeout).unwrap_or_default());
+            if known.as_ref() != Some(&now) {
+                known = Some(now.clone());
+                changed(now);
+            }
+            match wait_for_change(&mut connection, &stopped) {
+                Wait::Stopped => return,
+                Wait::Changed => {}
+                Wait::Failed => match reopen(timeout, &stopped) {
+                    Some(new) => connection = new,
+                    None => return,
+                },
+            }
+        }
+    });
+    let thread = thread.map_err(|error| {
+        KernelError::new(crate::kernel::ErrorKind::NoSpace, format!("starting the address watcher: {error}"))
+    })?;
+    Ok(AddressWatch { stop: Some(stop), thread: Some(thread) })
+}
+
+fn subscribe(timeout: Duration) -> Result<Connection, NetlinkError> {
+    let mut connection = Connection::open(ROUTE, timeout)?;
+    connection.join(rtnetlink::GROUP_IPV4_ADDRESSES)?;
+    connection.join(rtnetlink::GROUP_IPV6_ADDRESSES)?;
+    Ok(connection)
+}
+
+enum Wait {
+    Changed,
+    Stopped,
+    Failed,
+}
+
+fn wait_for_change(connection: &mut Connection, stopped: &OwnedFd) -> Wait {
+    loop {
+        let mut ends = [
+            PollFd::from_borrowed_fd(connection.descriptor(), PollFlags::IN),
+            PollFd::from_borrowed_fd(stopped.as_fd(), PollFlags::IN),
+        ];
+        match poll(&mut ends, None) {
+            Ok(_) | Err(rustix::io::Errno::INTR) => {}
+            Err(_) => return Wait::Failed,
+        }
+        let [notified, closed] = ends.map(|end| !end.revents().is_empty());
+        if closed {
+            return Wait::Stopped;
+        }
+        if !notified {
+            continue;
+        }
+        let mut relevant = false;
+        let received = connection.notifications(|message| {
+            relevant |= rtnetlink::decode_address(message)?.is_some();
+            Ok(())
+        });
+        match received {
+            Ok(_) if relevant => return Wait::Changed,
+            Ok(_) => {}
+            // Something was lost, or not understood: reading anew tells.
+            Err(NetlinkError::Overrun | NetlinkError::Malformed(_)) => return Wait::Changed,
+            Err(_) => return Wait::Failed,
+        }
+    }
+}
+
+/// Opens a new socket, trying until it works; `None` when the watch is over.
+fn reopen(timeout: Duration, stopped: &OwnedFd) -> Option<Connection> {
+    loop {
+        let mut end = [PollFd::from_borrowed_fd(stopped.as_fd(), PollFlags::IN)];
+        let rest = Timespec { tv_sec: RETRY.as_secs() as i64, tv_nsec: 0 };
+        if poll(&mut end, Some(&rest)).is_ok_and(|ready| ready > 0) {
+            return None;
+        }
+        if let Ok(connection) = subscribe(timeout) {
+            return Some(connection);
+        }
+    }
+}

@@ -1,0 +1,67 @@
+//! Carrying out a transaction: at most one restore process per family, then flows.
+
+use std::time::Duration;
+
+use crate::kernel::{ErrorKind, KernelError, Op};
+use crate::linux::command::CommandError;
+use crate::linux::failure::{self, Run};
+use crate::linux::iptables::Tools;
+use crate::linux::{conntrack, script};
+use crate::net::IpFamily;
+
+/// Carries out a transaction; one result for each operation, in their order.
+pub(super) fn apply(tools: &Tools, transaction: &[Op], netlink_timeout: Duration) -> Vec<Result<(), KernelError>> {
+    let mut results: Vec<Result<(), KernelError>> = vec![Ok(()); transaction.len()];
+    let mut failed = [false; 2];
+    for (family, failed) in IpFamily::ALL.into_iter().zip(&mut failed) {
+        let script = script::build(transaction, family);
+        if script.sections.is_empty() {
+            continue;
+        }
+        for (index, result) in restore(tools, family, &script) {
+            *failed |= result.is_err();
+            if let Some(slot) = results.get_mut(index) {
+                *slot = result;
+            }
+        }
+    }
+    let mut flows = Vec::new();
+    for (op, slot) in transaction.iter().zip(&mut results) {
+        let Op::DeleteFlow(flow) = op else { continue };
+        let family = IpFamily::of(flow.original_destination.ip());
+        if IpFamily::ALL.into_iter().zip(failed).any(|(of, failed)| of == family && failed) {
+            // Its next packet would be judged by rules that were to be replaced.
+            *slot = Err(KernelError::new(ErrorKind::Aborted, "not carried out, since the rules could not be changed"));
+        } else {
+            flows.push((flow, slot));
+        }
+    }
+    let wanted: Vec<_> = flows.iter().map(|(flow, _)| *flow).collect();
+    for ((_, slot), result) in flows.into_iter().zip(conntrack::delete(&wanted, netlink_timeout)) {
+        *slot = result;
+    }
+    results
+}
+
+fn restore(tools: &Tools, family: IpFamily, script: &script::Script) -> Vec<(usize, Result<(), KernelError>)> {
+    let mut committed = 0;
+    let (program, outcome) = tools.restore(family, &script.text, |line| {
+        if line == script::marker(committed) {
+            committed += 1;
+        }
+    });
+    let run = |stderr, exited| Run { program: &program, stderr, committed, exited };
+    match outcome {
+        Ok(finished) if finished.success() => {
+            let all = script.sections.iter().flat_map(|section| &section.operations);
+            all.map(|index| (*index, Ok(()))).collect()
+        }
+        Ok(finished) => failure::results(script, &run(&finished.stderr, finished.status.is_some())),
+        Err(error @ CommandError::Missing { .. }) => {
+            let all = script.sections.iter().flat_map(|section| &section.operations);
+            all.map(|index| (*index, Err(error.to_kernel_error()))).collect()
+        }
+        // It may have got anywhere.
+        Err(error) => failure::results(script, &run(&error.to_string(), false)),
+    }
+}

@@ -1,0 +1,145 @@
+//! Metrics that kube-proxy has no counterpart of: what was wrong with objects, what the kernel said, what drifted.
+
+use prometheus::{HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry};
+
+use super::proxy::label;
+use super::registered;
+use crate::kernel::{ErrorKind, TableId};
+use crate::model::ObjectKind;
+use crate::net::IpFamily;
+use crate::sync::SyncReport;
+
+pub(super) struct OwnMetrics {
+    objects_rejected: IntCounterVec,
+    objects_with_problems: IntGaugeVec,
+    operations: IntCounterVec,
+    stage_duration: HistogramVec,
+    drift: IntCounterVec,
+    failed_dumps: IntCounterVec,
+    inconsistent_services: IntCounter,
+    unprogrammed_services: IntGauge,
+    watch_restarts: IntCounterVec,
+}
+
+const KINDS: [ObjectKind; 4] = [ObjectKind::Service, ObjectKind::EndpointSlice, ObjectKind::Node, ObjectKind::Document];
+
+/// The kinds of operations ([`crate::kernel::Op::kind`]), for series that begin at 0.
+const OPERATIONS: [&str; 7] =
+    ["create_chain", "replace_chain", "rewrite_chain", "insert_rule", "delete_rule", "delete_chain", "delete_flow"];
+
+impl OwnMetrics {
+    pub(super) fn register(registry: &Registry, families: &[IpFamily]) -> Result<OwnMetrics, prometheus::Error> {
+        let opts = |name: &str, help: &str| Opts::new(format!("portolan_{name}"), help);
+        let counters = |name: &str, labels: &[&str], help: &str| {
+            registered(registry, IntCounterVec::new(opts(name, help), labels)?)
+        };
+        let stages = HistogramOpts {
+            common_opts: opts(
+                "sync_stage_duration_seconds",
+                "How long one stage of a sync took: dump, compute, apply.",
+            ),
+            buckets: (0..20).map(|power| 0.000_1 * f64::from(1 << power)).collect(),
+        };
+        let problems = opts("objects_with_problems", "Objects that have something wrong with them now.");
+        let inconsistent = opts(
+            "inconsistent_services_total",
+            "Services whose state, kept up to date change by change, was not the one computed from scratch. Stays 0.",
+        );
+        let unprogrammed = opts("unprogrammed_services", "Services that the kernel did not take in the last sync.");
+        let metrics = OwnMetrics {
+            objects_rejected: counters("objects_rejected_total", &["kind"], "Objects refused, wholly or in part.")?,
+            objects_with_problems: registered(registry, IntGaugeVec::new(problems, &["kind"])?)?,
+            operations: counters("operations_total", &["kind", "result"], "Operations given to the kernel.")?,
+            stage_duration: registered(registry, HistogramVec::new(stages, &["stage"])?)?,
+            drift: counters(
+                "drift_total",
+                &["ip_family", "table"],
+                "Objects that were found in the kernel other than portolan had left them.",
+            )?,
+            failed_dumps: counters(
+                "failed_dumps_total",
+                &["ip_family", "table"],
+                "Attempts to read a table that failed.",
+            )?,
+            inconsistent_services: registered(registry, IntCounter::with_opts(inconsistent)?)?,
+            unprogrammed_services: registered(registry, IntGauge::with_opts(unprogrammed)?)?,
+            watch_restarts: counters(
+                "watch_restarts_total",
+                &["kind"],
+                "Watches that were interrupted and begun again.",
+            )?,
+        };
+        metrics.begin_at_zero(families);
+        Ok(metrics)
+    }
+
+    fn begin_at_zero(&self, families: &[IpFamily]) {
+        for kind in KINDS.map(kind_label) {
+            let _ = self.objects_rejected.with_label_values(&[kind]);
+            let _ = self.objects_with_problems.with_label_values(&[kind]);
+            let _ = self.watch_restarts.with_label_values(&[kind]);
+        }
+        for operation in OPERATIONS {
+            let _ = self.operations.with_label_values(&[operation, "ok"]);
+            for kind in ErrorKind::ALL {
+                let _ = self.operations.with_label_values(&[operation, kind.as_str()]);
+            }
+        }
+        for stage in ["dump", "compute", "apply"] {
+            let _ = self.stage_duration.with_label_values(&[stage]);
+        }
+        for table in TableId::all().filter(|table| families.contains(&table.family)) {
+            let _ = self.drift.with_label_values(&table_labels(table));
+            let _ = self.failed_dumps.with_label_values(&table_labels(table));
+        }
+    }
+
+    pub(super) fn observe(&self, report: &SyncReport) {
+        for ((operation, result), count) in &report.operations {
+            let result = result.map_or("ok", ErrorKind::as_str);
+            self.operations.with_label_values(&[operation, result]).inc_by(*count);
+        }
+        for (stage, duration) in
+            [("dump", report.dump_duration), ("compute", report.compute_duration), ("apply", report.apply_duration)]
+        {
+            // A partial sync reads nothing; a zero would hide how long reading takes.
+            if stage != "dump" || !duration.is_zero() {
+                self.stage_duration.with_label_values(&[stage]).observe(duration.as_secs_f64());
+            }
+        }
+        for (table, count) in &report.drift {
+            self.drift.with_label_values(&table_labels(*table)).inc_by(*count);
+        }
+        for (table, _) in &report.failed_dumps {
+            self.failed_dumps.with_label_values(&table_labels(*table)).inc();
+        }
+        self.inconsistent_services.inc_by(report.inconsistent_services);
+        self.unprogrammed_services.set(i64::try_from(report.failed.len()).unwrap_or(i64::MAX));
+    }
+
+    pub(super) fn object_rejected(&self, kind: ObjectKind) {
+        self.objects_rejected.with_label_values(&[kind_label(kind)]).inc();
+    }
+
+    pub(super) fn set_objects_with_problems(&self, kind: ObjectKind, count: usize) {
+        let count = i64::try_from(count).unwrap_or(i64::MAX);
+        self.objects_with_problems.with_label_values(&[kind_label(kind)]).set(count);
+    }
+
+    pub(super) fn watch_restarted(&self, kind: ObjectKind) {
+        self.watch_restarts.with_label_values(&[kind_label(kind)]).inc();
+    }
+}
+
+fn kind_label(kind: ObjectKind) -> &'static str {
+    match kind {
+        ObjectKind::Service => "Service",
+        ObjectKind::EndpointSlice => "EndpointSlice",
+        ObjectKind::Node => "Node",
+        ObjectKind::Document => "document",
+    }
+}
+
+fn table_labels(table: TableId) -> [&'static str; 2] {
+    [label(table.family), table.table.as_str()]
+}

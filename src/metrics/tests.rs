@@ -1,0 +1,250 @@
+//! The exposition text, since that is what others read.
+
+use std::collections::BTreeMap;
+
+use super::*;
+use crate::kernel::{ErrorKind, KernelError, Table, TableId};
+use crate::model::ServiceName;
+use crate::sync::{FailedOwner, FlowCleanup, SyncKind, TableRules, TrafficPolicyLabel};
+
+const BOTH: PerFamily<bool> = PerFamily { v4: true, v6: true };
+
+fn report(kind: SyncKind) -> SyncReport {
+    SyncReport {
+        kind,
+        duration: Duration::from_millis(3),
+        dump_duration: Duration::ZERO,
+        compute_duration: Duration::from_millis(1),
+        apply_duration: Duration::from_millis(2),
+        compiled_services: 1,
+        operations: BTreeMap::new(),
+        transactions: 1,
+        failed_restores: PerFamily::default(),
+        drift: BTreeMap::new(),
+        inconsistent_services: 0,
+        failed_dumps: Vec::new(),
+        failed: Vec::new(),
+        programmed: Vec::new(),
+        rules: BTreeMap::new(),
+        no_local_endpoints: PerFamily::default(),
+        flow_cleanup: PerFamily::default(),
+    }
+}
+
+fn at(seconds: u64) -> SystemTime {
+    SystemTime::UNIX_EPOCH + Duration::from_secs(seconds)
+}
+
+/// Asserts that a line stands in the text.
+fn shows(text: &str, line: &str) {
+    let name = line.split(['{', ' ']).next().unwrap();
+    let near: Vec<&str> = text.lines().filter(|other| other.starts_with(name)).collect();
+    assert!(near.contains(&line), "{line}\nis not among\n{}", near.join("\n"));
+}
+
+#[test]
+fn all_metrics_have_kube_proxys_names_types_and_labels_from_the_start() {
+    let metrics = Metrics::new(BOTH).unwrap();
+    metrics
+        .serve_packet_counters(|| PacketCounts { invalid_dropped: Some(3), localhost_node_ports_accepted: Some(0) })
+        .unwrap();
+    let text = metrics.render();
+    for (name, kind, series) in [
+        ("sync_proxy_rules_duration_seconds", "histogram", "_count{ip_family=\"IPv6\"} 0"),
+        ("sync_full_proxy_rules_duration_seconds", "histogram", "_count{ip_family=\"IPv4\"} 0"),
+        ("sync_partial_proxy_rules_duration_seconds", "histogram", "_count{ip_family=\"IPv4\"} 0"),
+        ("sync_proxy_rules_last_timestamp_seconds", "gauge", "{ip_family=\"IPv4\"} 0"),
+        ("sync_proxy_rules_last_queued_timestamp_seconds", "gauge", "{ip_family=\"IPv4\"} 0"),
+        ("network_programming_duration_seconds", "histogram", "_count{ip_family=\"IPv4\"} 0"),
+        ("sync_proxy_rules_endpoint_changes_total", "counter", " 0"),
+        ("sync_proxy_rules_endpoint_changes_pending", "gauge", " 0"),
+        ("sync_proxy_rules_service_changes_total", "counter", " 0"),
+        ("sync_proxy_rules_service_changes_pending", "gauge", " 0"),
+        ("sync_proxy_rules_no_local_endpoints_total", "gauge", "{ip_family=\"IPv4\",traffic_policy=\"internal\"} 0"),
+        ("sync_proxy_rules_iptables_total", "gauge", "{ip_family=\"IPv4\",table=\"nat\"} 0"),
+        ("sync_proxy_rules_iptables_last", "gauge", "{ip_family=\"IPv6\",table=\"filter\"} 0"),
+        ("sync_proxy_rules_iptables_restore_failures_total", "counter", "{ip_family=\"IPv4\"} 0"),
+        ("sync_proxy_rules_iptables_partial_restore_failures_total", "counter", "{ip_family=\"IPv4\"} 0"),
+        ("iptables_ct_state_invalid_dropped_packets_total", "counter", " 3"),
+        ("iptables_localhost_nodeports_accepted_packets_total", "counter", " 0"),
+        ("conntrack_reconciler_sync_duration_seconds", "histogram", "_count{ip_family=\"IPv4\"} 0"),
+        ("conntrack_reconciler_deleted_entries_total", "counter", "{ip_family=\"IPv4\"} 0"),
+        ("proxy_healthz_total", "counter", "{code=\"503\"} 0"),
+        ("proxy_livez_total", "counter", "{code=\"200\"} 0"),
+    ] {
+        shows(&text, &format!("kubeproxy_{name}{series}"));
+        assert!(text.contains(&format!("# TYPE kubeproxy_{name} {kind}\n")), "{name} is not a {kind}");
+        assert!(text.contains(&format!("# HELP kubeproxy_{name} [ALPHA] ")), "{name} has no help");
+    }
+    // Nothing besides: a new one is added to this list, or it is a slip.
+    let known = text.lines().filter(|line| line.starts_with("# TYPE kubeproxy_")).count();
+    assert_eq!(known, 21);
+}
+
+#[test]
+fn buckets_are_kube_proxys() {
+    let text = Metrics::new(BOTH).unwrap().render();
+    let bounds = |name: &str| -> Vec<String> {
+        let begin = format!("kubeproxy_{name}_bucket{{ip_family=\"IPv4\",le=\"");
+        text.lines().filter_map(|line| line.strip_prefix(&begin)?.split('"').next().map(str::to_owned)).collect()
+    };
+    let doubling: Vec<String> = [
+        "0.001", "0.002", "0.004", "0.008", "0.016", "0.032", "0.064", "0.128", "0.256", "0.512", "1.024", "2.048",
+        "4.096", "8.192", "16.384", "+Inf",
+    ]
+    .map(str::to_owned)
+    .to_vec();
+    for name in [
+        "sync_proxy_rules_duration_seconds",
+        "sync_full_proxy_rules_duration_seconds",
+        "sync_partial_proxy_rules_duration_seconds",
+        "conntrack_reconciler_sync_duration_seconds",
+    ] {
+        assert_eq!(bounds(name), doubling, "{name}");
+    }
+    let programming = bounds("network_programming_duration_seconds");
+    assert_eq!(programming.len(), 2 + 59 + 12 + 7 + 1);
+    assert_eq!(programming[..4], ["0.25", "0.5", "1", "2"]);
+    assert_eq!(programming[59..64], ["58", "59", "60", "65", "70"]);
+    assert_eq!(programming[71..], ["110", "115", "120", "150", "180", "210", "240", "270", "300", "+Inf"]);
+}
+
+#[test]
+fn own_series_exist_from_the_start() {
+    let metrics = Metrics::new(BOTH).unwrap();
+    metrics.serve_processes_started(|| 5).unwrap();
+    let text = metrics.render();
+    for line in [
+        "portolan_objects_rejected_total{kind=\"EndpointSlice\"} 0",
+        "portolan_objects_with_problems{kind=\"Service\"} 0",
+        "portolan_operations_total{kind=\"replace_chain\",result=\"ok\"} 0",
+        "portolan_operations_total{kind=\"delete_flow\",result=\"timed_out\"} 0",
+        "portolan_sync_stage_duration_seconds_count{stage=\"compute\"} 0",
+        "portolan_drift_total{ip_family=\"IPv6\",table=\"nat\"} 0",
+        "portolan_failed_dumps_total{ip_family=\"IPv4\",table=\"filter\"} 0",
+        "portolan_inconsistent_services_total 0",
+        "portolan_unprogrammed_services 0",
+        "portolan_processes_started_total 5",
+        "portolan_watch_restarts_total{kind=\"Node\"} 0",
+    ] {
+        shows(&text, line);
+    }
+    for name in ["process_cpu_seconds_total", "process_resident_memory_bytes", "process_open_fds"] {
+        assert!(text.contains(&format!("# TYPE {name} ")), "{name}");
+    }
+}
+
+#[test]
+fn a_family_that_is_off_has_no_series() {
+    let text = Metrics::new(PerFamily { v4: false, v6: true }).unwrap().render();
+    assert!(!text.contains("ip_family=\"IPv4\""));
+    assert!(text.contains("ip_family=\"IPv6\""));
+}
+
+#[test]
+fn a_successful_full_sync_is_recorded() {
+    let metrics = Metrics::new(BOTH).unwrap();
+    let nat = TableId { family: IpFamily::V4, table: Table::Nat };
+    let mut report = report(SyncKind::Full);
+    report.rules.insert(nat, TableRules { written: 7, total: 70 });
+    report.programmed.push((ServiceName::new("a", "b"), IpFamily::V4, Duration::from_millis(400)));
+    report.no_local_endpoints.v4.insert(TrafficPolicyLabel::External, 2);
+    report.flow_cleanup.v6 = Some(FlowCleanup { deleted: 4, ..FlowCleanup::default() });
+    report.operations.insert(("replace_chain", None), 9);
+    report.drift.insert(nat, 3);
+    metrics.observe(&report, at(1234));
+    let text = metrics.render();
+    for line in [
+        "kubeproxy_sync_proxy_rules_duration_seconds_count{ip_family=\"IPv6\"} 1",
+        "kubeproxy_sync_full_proxy_rules_duration_seconds_count{ip_family=\"IPv4\"} 1",
+        "kubeproxy_sync_partial_proxy_rules_duration_seconds_count{ip_family=\"IPv4\"} 0",
+        "kubeproxy_sync_proxy_rules_duration_seconds_bucket{ip_family=\"IPv4\",le=\"0.002\"} 0",
+        "kubeproxy_sync_proxy_rules_duration_seconds_bucket{ip_family=\"IPv4\",le=\"0.004\"} 1",
+        "kubeproxy_sync_proxy_rules_last_timestamp_seconds{ip_family=\"IPv4\"} 1234",
+        "kubeproxy_sync_proxy_rules_iptables_total{ip_family=\"IPv4\",table=\"nat\"} 70",
+        "kubeproxy_sync_proxy_rules_iptables_last{ip_family=\"IPv4\",table=\"nat\"} 7",
+        "kubeproxy_network_programming_duration_seconds_bucket{ip_family=\"IPv4\",le=\"0.5\"} 1",
+        "kubeproxy_network_programming_duration_seconds_count{ip_family=\"IPv6\"} 0",
+        "kubeproxy_sync_proxy_rules_no_local_endpoints_total{ip_family=\"IPv4\",traffic_policy=\"external\"} 2",
+        "kubeproxy_conntrack_reconciler_deleted_entries_total{ip_family=\"IPv6\"} 4",
+        "kubeproxy_conntrack_reconciler_sync_duration_seconds_count{ip_family=\"IPv4\"} 0",
+        "portolan_operations_total{kind=\"replace_chain\",result=\"ok\"} 9",
+        "portolan_drift_total{ip_family=\"IPv4\",table=\"nat\"} 3",
+        "portolan_sync_stage_duration_seconds_count{stage=\"dump\"} 0",
+        "portolan_sync_stage_duration_seconds_count{stage=\"apply\"} 1",
+    ] {
+        shows(&text, line);
+    }
+}
+
+#[test]
+fn a_failed_partial_sync_leaves_the_time_of_the_last_good_one() {
+    let metrics = Metrics::new(BOTH).unwrap();
+    metrics.observe(&report(SyncKind::Full), at(1000));
+    let mut failed = report(SyncKind::Partial);
+    failed.failed_restores.v4 = 1;
+    failed.operations.insert(("insert_rule", Some(ErrorKind::Rejected)), 1);
+    failed.inconsistent_services = 2;
+    failed.failed.push(FailedOwner {
+        service: None,
+        error: KernelError::new(ErrorKind::Rejected, "no"),
+        attempts: 1,
+        retry_in: Duration::from_secs(1),
+    });
+    metrics.observe(&failed, at(2000));
+    let text = metrics.render();
+    for line in [
+        "kubeproxy_sync_proxy_rules_last_timestamp_seconds{ip_family=\"IPv4\"} 1000",
+        "kubeproxy_sync_proxy_rules_iptables_restore_failures_total{ip_family=\"IPv4\"} 1",
+        "kubeproxy_sync_proxy_rules_iptables_partial_restore_failures_total{ip_family=\"IPv4\"} 1",
+        "kubeproxy_sync_proxy_rules_iptables_restore_failures_total{ip_family=\"IPv6\"} 0",
+        "portolan_operations_total{kind=\"insert_rule\",result=\"rejected\"} 1",
+        "portolan_inconsistent_services_total 2",
+        "portolan_unprogrammed_services 1",
+    ] {
+        shows(&text, line);
+    }
+}
+
+#[test]
+fn changes_are_counted_and_pending_ends_with_a_sync() {
+    let metrics = Metrics::new(BOTH).unwrap();
+    metrics.service_changed(1);
+    metrics.endpoints_changed(1);
+    metrics.endpoints_changed(2);
+    metrics.sync_queued(at(50));
+    metrics.healthz_answered(503);
+    metrics.livez_answered(200);
+    metrics.object_rejected(ObjectKind::Service);
+    metrics.set_objects_with_problems(ObjectKind::Service, 4);
+    metrics.watch_restarted(ObjectKind::Node);
+    let text = metrics.render();
+    for line in [
+        "kubeproxy_sync_proxy_rules_service_changes_total 1",
+        "kubeproxy_sync_proxy_rules_endpoint_changes_total 2",
+        "kubeproxy_sync_proxy_rules_endpoint_changes_pending 2",
+        "kubeproxy_sync_proxy_rules_last_queued_timestamp_seconds{ip_family=\"IPv6\"} 50",
+        "kubeproxy_proxy_healthz_total{code=\"503\"} 1",
+        "kubeproxy_proxy_livez_total{code=\"200\"} 1",
+        "portolan_objects_rejected_total{kind=\"Service\"} 1",
+        "portolan_objects_with_problems{kind=\"Service\"} 4",
+        "portolan_watch_restarts_total{kind=\"Node\"} 1",
+    ] {
+        shows(&text, line);
+    }
+    metrics.observe(&report(SyncKind::Partial), at(60));
+    shows(&metrics.render(), "kubeproxy_sync_proxy_rules_endpoint_changes_pending 0");
+    shows(&metrics.render(), "kubeproxy_sync_proxy_rules_service_changes_pending 0");
+}
+
+#[test]
+fn a_packet_counter_that_cannot_be_read_shows_no_sample() {
+    let metrics = Metrics::new(BOTH).unwrap();
+    assert!(!metrics.render().contains("packets_total"), "absent without nfacct");
+    metrics
+        .serve_packet_counters(|| PacketCounts { invalid_dropped: None, localhost_node_ports_accepted: Some(2) })
+        .unwrap();
+    let text = metrics.render();
+    assert!(!text.contains("invalid_dropped"));
+    shows(&text, "kubeproxy_iptables_localhost_nodeports_accepted_packets_total 2");
+}

@@ -1,1 +1,0 @@
-//! Kubernetes objects to model values.

@@ -1,0 +1,59 @@
+//! Delays between attempts.
+
+use std::hash::BuildHasher;
+use std::time::{Duration, Instant};
+
+/// Growing delays with a random part.
+#[derive(Debug)]
+pub struct Backoff {
+    min: Duration,
+    max: Duration,
+    failures: u32,
+    last_failure: Option<Instant>,
+}
+
+/// After this many times the longest delay without a failure, delays begin small again.
+const CALM: u32 = 4;
+
+impl Backoff {
+    /// Delays from `min` to `max`.
+    pub fn new(min: Duration, max: Duration) -> Backoff {
+        Backoff { min, max, failures: 0, last_failure: None }
+    }
+
+    /// The delay after one more failure at this time: between half of and all of min, 2 min, 4 min ... max.
+    pub fn after_failure(&mut self, now: Instant) -> Duration {
+        if self.last_failure.is_some_and(|last| now.duration_since(last) > self.max * CALM) {
+            self.failures = 0;
+        }
+        self.last_failure = Some(now);
+        let whole = self.min.saturating_mul(1 << self.failures.min(20)).min(self.max);
+        self.failures = self.failures.saturating_add(1);
+        whole.mul_f64(0.5 + random_fraction() / 2.0)
+    }
+}
+
+/// A number from 0 to 1. Hashers are seeded at random, and that is random enough here.
+fn random_fraction() -> f64 {
+    let bits = std::collections::hash_map::RandomState::new().hash_one(0) >> 32;
+    bits as f64 / f64::from(u32::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn delays_grow_to_the_longest_and_begin_small_after_a_calm_time() {
+        let (min, max) = (Duration::from_millis(100), Duration::from_secs(1));
+        let mut backoff = Backoff::new(min, max);
+        let start = Instant::now();
+        for (attempt, whole) in [100, 200, 400, 800, 1000, 1000].into_iter().enumerate() {
+            let delay = backoff.after_failure(start);
+            let whole = Duration::from_millis(whole);
+            assert!((whole / 2..=whole).contains(&delay), "attempt {attempt}: {delay:?}");
+        }
+        assert!(backoff.after_failure(start + Duration::from_secs(3)) > min);
+        assert!(backoff.after_failure(start + Duration::from_secs(8)) <= min);
+    }
+}

@@ -1,0 +1,40 @@
+//! Figures about one Service that are counted or reported, but program nothing.
+
+use std::collections::HashSet;
+
+use crate::compile::ServicePortPlan;
+use crate::model::ServiceEntry;
+use crate::net::{IpFamily, PerFamily};
+
+/// Endpoints that a Service's slices list for its ports, by family.
+pub(super) fn endpoint_counts(entry: &ServiceEntry) -> PerFamily<u32> {
+    let mut counts = PerFamily::default();
+    if entry.service.is_some() {
+        for (_, slice) in &entry.slices {
+            counts[slice.family] += (slice.endpoints.len() * slice.ports.len()) as u32;
+        }
+    }
+    counts
+}
+
+/// Ports with policy Local that have endpoints, but none here: for the internal policy, and for the external one.
+pub(super) fn no_local(plans: &[ServicePortPlan], family: IpFamily) -> (u32, u32) {
+    use crate::model::TrafficPolicy::Local;
+    let lacking =
+        plans.iter().filter(|plan| plan.family == family && plan.has_any_endpoints && plan.local_endpoints.is_empty());
+    lacking.fold((0, 0), |(internal, external), plan| {
+        (internal + u32::from(plan.internal_policy == Local), external + u32::from(plan.external_policy == Local))
+    })
+}
+
+/// Distinct local addresses with a ready endpoint on any port, by family.
+pub(super) fn local_ready_endpoints(plans: &[ServicePortPlan]) -> PerFamily<usize> {
+    PerFamily::from_fn(|family| {
+        let ready = plans.iter().filter(|plan| plan.family == family).flat_map(|plan| &plan.endpoints);
+        ready
+            .filter(|endpoint| endpoint.local && endpoint.ready)
+            .map(|endpoint| endpoint.socket.ip())
+            .collect::<HashSet<_>>()
+            .len()
+    })
+}

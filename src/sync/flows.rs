@@ -1,0 +1,231 @@
+//! Which UDP conntrack entries are stale.
+//!
+//! A UDP client that keeps its source port keeps its flow, and a flow keeps the endpoint that was chosen for its first
+//! packet, even when that endpoint is gone or the first packet came before there was a rule. So after the rules have
+//! changed, flows to an address of the Service that end somewhere else than at one of its serving endpoints are
+//! deleted. This is a comparison of wanted and found, never a reaction to single events; what could not be looked at
+//! stays pending.
+//!
+//! Differences from kube-proxy, on purpose: a node port is matched by port and address, so that other traffic through
+//! the node to the same port number is left alone; a Service that lost its last endpoint, or is gone, has its flows
+//! deleted too (kubernetes/kubernetes#139628).
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::net::{IpAddr, SocketAddr};
+
+use foldhash::fast::RandomState;
+use smallvec::SmallVec;
+
+use crate::compile::ServicePortPlan;
+use crate::kernel::{Flow, FlowQuery};
+use crate::net::{IpFamily, Protocol};
+use crate::sync::owner::{OwnerId, Owners};
+
+/// An address on which a UDP service port answers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub(crate) struct UdpFrontend {
+    pub(crate) family: IpFamily,
+    /// `None`: a node port, on the addresses of the node.
+    pub(crate) address: Option<IpAddr>,
+    pub(crate) port: u16,
+}
+
+/// The addresses of one Service, with the endpoints that may answer there: serving ones, whatever the policies say.
+pub(crate) type UdpFrontends = BTreeMap<UdpFrontend, BTreeSet<SocketAddr>>;
+
+/// Above this number of addresses, one dump of all UDP flows of the family is cheaper than one query for each.
+const QUERY_ALL_ABOVE: usize = 32;
+
+/// The UDP addresses of one Service. `None` when it has none, as most.
+pub(crate) fn udp_frontends(plans: &[ServicePortPlan]) -> Option<Box<UdpFrontends>> {
+    let mut frontends = UdpFrontends::new();
+    for plan in plans.iter().filter(|plan| plan.name.protocol == Protocol::Udp) {
+        let serving: BTreeSet<SocketAddr> =
+            plan.endpoints.iter().filter(|endpoint| endpoint.serving).map(|endpoint| endpoint.socket).collect();
+        let addresses = std::iter::once(plan.cluster_ip)
+            .chain(plan.external_ips.iter().copied())
+            .chain(plan.load_balancer_vips.iter().copied())
+            .map(|address| (Some(address), plan.port));
+        for (address, port) in addresses.chain(plan.node_port.map(|port| (None, port))) {
+            let frontend = UdpFrontend { family: plan.family, address, port: port.get() };
+            frontends.entry(frontend).or_default().extend(&serving);
+        }
+    }
+    (!frontends.is_empty()).then(|| Box::new(frontends))
+}
+
+/// Which addresses have to be looked at, and who stands behind each.
+#[derive(Debug, Default)]
+pub(crate) struct FlowCleaner {
+    owners: HashMap<UdpFrontend, SmallVec<[OwnerId; 1]>, RandomState>,
+    /// Addresses whose endpoints changed, with the owner that changed them last.
+    pending: BTreeMap<UdpFrontend, OwnerId>,
+}
+
+impl FlowCleaner {
+    /// An owner's addresses changed: those that differ become pending.
+    pub(crate) fn update(&mut self, id: OwnerId, old: Option<&UdpFrontends>, new: Option<&UdpFrontends>) {
+        for (frontend, endpoints) in old.into_iter().flatten() {
+            let now = new.and_then(|new| new.get(frontend));
+            if now != Some(endpoints) {
+                self.pending.insert(*frontend, id);
+            }
+            if now.is_none()
+                && let Some(owners) = self.owners.get_mut(frontend)
+            {
+                owners.retain(|owner| *owner != id);
+                if owners.is_empty() {
+                    self.owners.remove(frontend);
+                }
+            }
+        }
+        for frontend in new.into_iter().flat_map(BTreeMap::keys) {
+            if old.is_none_or(|old| !old.contains_key(frontend)) {
+                self.pending.insert(*frontend, id);
+                self.owners.entry(*frontend).or_default().push(id);
+            }
+        }
+    }
+
+    /// Addresses of a family that can be looked at: rules of all their owners are in the kernel.
+    pub(crate) fn ready(&self, owners: &Owners, family: IpFamily) -> Vec<UdpFrontend> {
+        let waits = |id: &OwnerId| owners.get(*id).is_some_and(|owner| owner.retry.is_some());
+        self.pending
+            .iter()
+            .filter(|(frontend, _)| frontend.family == family)
+            .filter(|(frontend, last)| !waits(last) && !self.owners.get(frontend).into_iter().flatten().any(waits))
+            .map(|(frontend, _)| *frontend)
+            .collect()
+    }
+
+    /// Whether anything is pending.
+    pub(crate) fn is_pending(&self) -> bool {
+        !self.pending.is_empty()
+    }
+
+    /// These addresses are clean.
+    pub(crate) fn done(&mut self, frontends: &[UdpFrontend]) {
+        for frontend in frontends {
+            self.pending.remove(frontend);
+        }
+    }
+
+    /// The endpoints that may answer on an address now.
+    pub(crate) fn allowed(&self, owners: &Owners, frontend: &UdpFrontend) -> BTreeSet<SocketAddr> {
+        self.owners
+            .get(frontend)
+            .into_iter()
+            .flatten()
+            .filter_map(|id| owners.get(*id)?.udp.as_ref()?.get(frontend))
+            .flatten()
+            .copied()
+            .collect()
+    }
+}
+
+/// What to ask the kernel for in order to see all flows to these addresses of one family.
+pub(crate) fn queries(family: IpFamily, frontends: &[UdpFrontend]) -> Vec<FlowQuery> {
+    let query = |destination, port| FlowQuery { family, protocol: Protocol::Udp, destination, port };
+    if frontends.len() > QUERY_ALL_ABOVE {
+        return vec![query(None, None)];
+    }
+    frontends.iter().map(|frontend| query(frontend.address, Some(frontend.port))).collect()
+}
+
+/// The flows to these addresses that end where nothing may answer any more. A flow whose answer comes from the Service
+/// address itself was never translated: its first packet came before the rules did.
+pub(crate) fn stale(
+    flows: Vec<Flow>,
+    allowed: &BTreeMap<UdpFrontend, BTreeSet<SocketAddr>>,
+    node_addresses: &[IpAddr],
+) -> BTreeSet<Flow> {
+    let is_stale = |flow: &Flow| {
+        let destination = flow.original_destination;
+        let family = IpFamily::of(destination.ip());
+        let exact = UdpFrontend { family, address: Some(destination.ip()), port: destination.port() };
+        let node_port = UdpFrontend { family, address: None, port: destination.port() };
+        let endpoints = allowed
+            .get(&exact)
+            .or_else(|| node_addresses.contains(&destination.ip()).then(|| allowed.get(&node_port)).flatten());
+        flow.protocol == Protocol::Udp && endpoints.is_some_and(|endpoints| !endpoints.contains(&flow.reply_source))
+    };
+    flows.into_iter().filter(is_stale).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn socket(text: &str) -> SocketAddr {
+        text.parse().unwrap()
+    }
+
+    fn flow(to: &str, answered_by: &str) -> Flow {
+        Flow {
+            protocol: Protocol::Udp,
+            original_source: socket("10.0.0.9:4000"),
+            original_destination: socket(to),
+            reply_source: socket(answered_by),
+            reply_destination: socket("10.0.0.9:4000"),
+            zone: 0,
+        }
+    }
+
+    fn frontend(address: Option<&str>, port: u16) -> UdpFrontend {
+        UdpFrontend { family: IpFamily::V4, address: address.map(|text| text.parse().unwrap()), port }
+    }
+
+    fn stale_of(flows: Vec<Flow>, frontend: UdpFrontend, endpoints: &[&str]) -> Vec<String> {
+        let allowed = BTreeMap::from([(frontend, endpoints.iter().map(|text| socket(text)).collect())]);
+        let node: Vec<IpAddr> = vec!["192.168.0.1".parse().unwrap()];
+        stale(flows, &allowed, &node).iter().map(|flow| flow.reply_source.to_string()).collect()
+    }
+
+    #[test]
+    fn flows_to_serving_endpoints_stay_and_others_go() {
+        let flows = vec![flow("10.96.0.10:53", "10.244.0.2:53"), flow("10.96.0.10:53", "10.244.0.3:53")];
+        assert_eq!(stale_of(flows, frontend(Some("10.96.0.10"), 53), &["10.244.0.2:53"]), ["10.244.0.3:53"]);
+    }
+
+    #[test]
+    fn a_flow_from_before_the_rules_goes() {
+        let flows = vec![flow("10.96.0.10:53", "10.96.0.10:53")];
+        assert_eq!(stale_of(flows, frontend(Some("10.96.0.10"), 53), &["10.244.0.2:53"]), ["10.96.0.10:53"]);
+    }
+
+    #[test]
+    fn a_service_without_endpoints_keeps_no_flow() {
+        let flows = vec![flow("10.96.0.10:53", "10.244.0.2:53")];
+        assert_eq!(stale_of(flows, frontend(Some("10.96.0.10"), 53), &[]), ["10.244.0.2:53"]);
+    }
+
+    #[test]
+    fn another_port_or_protocol_is_left_alone() {
+        let mut tcp = flow("10.96.0.10:53", "10.244.0.3:53");
+        tcp.protocol = Protocol::Tcp;
+        let flows = vec![flow("10.96.0.10:54", "10.244.0.3:53"), flow("10.96.0.11:53", "10.244.0.3:53"), tcp];
+        assert!(stale_of(flows, frontend(Some("10.96.0.10"), 53), &["10.244.0.2:53"]).is_empty());
+    }
+
+    #[test]
+    fn a_node_port_is_matched_by_address_too() {
+        let flows = vec![flow("192.168.0.1:30053", "10.244.0.3:53"), flow("8.8.8.8:30053", "8.8.8.8:30053")];
+        assert_eq!(stale_of(flows, frontend(None, 30053), &["10.244.0.2:53"]), ["10.244.0.3:53"]);
+    }
+
+    #[test]
+    fn an_address_that_moves_to_another_service_is_judged_by_its_new_owner() {
+        let (mut owners, mut cleaner) = (Owners::default(), FlowCleaner::default());
+        let old = owners.intern(&crate::model::ServiceName::new("ns", "old"));
+        let new = owners.intern(&crate::model::ServiceName::new("ns", "new"));
+        let at = frontend(Some("10.96.0.10"), 53);
+        let serves = |endpoint: &str| UdpFrontends::from([(at, BTreeSet::from([socket(endpoint)]))]);
+        cleaner.update(old, None, Some(&serves("10.244.0.2:53")));
+        cleaner.done(&[at]);
+        owners.get_mut(new).unwrap().udp = Some(Box::new(serves("10.244.0.9:53")));
+        cleaner.update(new, None, Some(&serves("10.244.0.9:53")));
+        cleaner.update(old, Some(&serves("10.244.0.2:53")), None);
+        assert_eq!(cleaner.ready(&owners, IpFamily::V4), [at]);
+        assert_eq!(cleaner.allowed(&owners, &at), BTreeSet::from([socket("10.244.0.9:53")]));
+    }
+}

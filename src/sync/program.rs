@@ -1,0 +1,319 @@
+//! Carrying out what is pending: transactions, the isolation of an object that the kernel does not take, and the
+//! recording of every result.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::kernel::{ChainBody, ChainKey, ErrorKind, Kernel, KernelError, Op, Placement, RuleKey};
+use crate::net::{IpFamily, PerFamily};
+use crate::sync::clock::Clock;
+use crate::sync::ledger::{ChainState, Ledger, RuleCounts, rules_written};
+use crate::sync::owner::{Owner, OwnerId};
+use crate::sync::tracked::Pending;
+
+/// After this many failed transactions in one commit, what is left fails as a whole and is tried again later.
+const MAX_ISOLATION_ROUNDS: usize = 64;
+
+/// A shared chain is rewritten as a whole if more rules change than this, and than a quarter of those wanted.
+const REWRITE_ABOVE: usize = 100;
+
+/// An operation and who wants it.
+#[derive(Clone, Debug)]
+pub(crate) struct OwnedOp {
+    pub(crate) owner: OwnerId,
+    pub(crate) op: Op,
+}
+
+/// Pending operations of one family, by phase.
+#[derive(Debug, Default)]
+pub(crate) struct Plan {
+    /// Chains to create or write; a chain comes after those that it jumps to.
+    pub(crate) chains: Vec<OwnedOp>,
+    /// Rules to add to shared and host chains.
+    pub(crate) inserts: Vec<(OwnerId, RuleKey, Placement)>,
+    /// Rules to remove from them.
+    pub(crate) deletes: Vec<(OwnerId, RuleKey)>,
+    /// Chains to remove.
+    pub(crate) chain_deletes: Vec<(OwnerId, ChainKey)>,
+    seen_rules: HashSet<RuleKey>,
+    seen_chains: HashSet<ChainKey>,
+}
+
+impl Plan {
+    fn len(&self) -> usize {
+        self.chains.len() + self.inserts.len() + self.deletes.len() + self.chain_deletes.len()
+    }
+}
+
+/// Adds what is pending for one owner to the plans. `bodies` holds the content of all his private chains that have to be
+/// written.
+pub(crate) fn plan_owner(
+    plans: &mut PerFamily<Plan>,
+    ledger: &Ledger,
+    id: OwnerId,
+    owner: &Owner,
+    bodies: Vec<(ChainKey, ChainBody)>,
+) {
+    let mut bodies: HashMap<ChainKey, ChainBody> = bodies.into_iter().collect();
+    for chain in &owner.chains {
+        let plan = &mut plans[chain.table.family];
+        match ledger.chains.pending(chain) {
+            Some(Pending::Remove) if plan.seen_chains.insert(*chain) => plan.chain_deletes.push((id, *chain)),
+            Some(Pending::Add(ChainState::SHARED)) if plan.seen_chains.insert(*chain) => {
+                plan.chains.push(OwnedOp { owner: id, op: Op::CreateChain(*chain) });
+            }
+            Some(Pending::Add(_) | Pending::Change(_)) => {
+                if let Some(body) = bodies.remove(chain) {
+                    plan.chains.push(OwnedOp { owner: id, op: Op::ReplaceChain(*chain, Arc::new(body)) });
+                }
+            }
+            Some(Pending::Remove) | None => {}
+        }
+    }
+    for rule in &owner.rules {
+        let plan = &mut plans[rule.chain.table.family];
+        match ledger.rules.pending(rule) {
+            Some(Pending::Remove) if plan.seen_rules.insert(rule.clone()) => plan.deletes.push((id, rule.clone())),
+            Some(Pending::Add(placement)) if plan.seen_rules.insert(rule.clone()) => {
+                plan.inserts.push((id, rule.clone(), placement));
+            }
+            Some(_) | None => {}
+        }
+    }
+}
+
+/// What one round of programming gathers.
+#[derive(Debug, Default)]
+pub(crate) struct Tally {
+    pub(crate) operations: BTreeMap<(&'static str, Option<ErrorKind>), u64>,
+    pub(crate) transactions: u64,
+    pub(crate) failed_restores: PerFamily<u64>,
+    pub(crate) rules: RuleCounts,
+    pub(crate) apply_duration: Duration,
+    /// Who failed, with the error and whether the kernel named him.
+    pub(crate) failures: PerFamily<BTreeMap<OwnerId, (KernelError, bool)>>,
+    /// Tables are not as we thought, or we don't know what took effect: they have to be read.
+    pub(crate) suspect: bool,
+}
+
+impl Tally {
+    fn fail(&mut self, family: IpFamily, owner: OwnerId, error: &KernelError, culprit: bool) {
+        let failure = self.failures[family].entry(owner).or_insert_with(|| (error.clone(), culprit));
+        if culprit && !failure.1 {
+            *failure = (error.clone(), true);
+        }
+    }
+}
+
+/// The executing half of the engine: everything that sends operations.
+pub(crate) struct Programmer<'a, K, C> {
+    pub(crate) kernel: &'a mut K,
+    pub(crate) clock: &'a C,
+    pub(crate) ledger: &'a mut Ledger,
+    pub(crate) tally: &'a mut Tally,
+    /// The most operations in one transaction.
+    pub(crate) limit: usize,
+    /// Owners that the kernel refused before: they get transactions of their own.
+    pub(crate) quarantined: &'a HashSet<OwnerId>,
+}
+
+impl<K: Kernel, C: Clock> Programmer<'_, K, C> {
+    /// Commits chains early, while more is being compiled, if there are enough for a transaction. Until rules lead to
+    /// them, new chains carry no traffic, and changed ones lead to chains that are there already.
+    pub(crate) fn commit_chains_if_full(&mut self, family: IpFamily, plan: &mut Plan) {
+        if plan.chains.len() >= self.limit {
+            self.commit_in_pieces(family, std::mem::take(&mut plan.chains));
+        }
+    }
+
+    /// Commits everything that is left: one transaction if it is small, else chains, then rules, then removals.
+    pub(crate) fn commit(&mut self, family: IpFamily, mut plan: Plan) {
+        if plan.len() <= self.limit && !self.rewrites_anything(&plan) {
+            let mut ops = std::mem::take(&mut plan.chains);
+            ops.extend(self.inserts(&plan));
+            ops.extend(deletes(&plan));
+            ops.extend(chain_deletes(&plan));
+            return self.commit_in_pieces(family, ops);
+        }
+        self.commit_in_pieces(family, std::mem::take(&mut plan.chains));
+        self.commit_rules(family, &plan);
+        self.commit_in_pieces(family, chain_deletes(&plan));
+    }
+
+    /// The shared chains of which so much changes that they are rewritten, with the rules that they get: those that are
+    /// there already and those of this plan whose owners have not failed.
+    fn rewrites(&self, family: IpFamily, plan: &Plan) -> Vec<(ChainKey, Vec<RuleKey>)> {
+        let mut changes: BTreeMap<ChainKey, usize> = BTreeMap::new();
+        let inserted = plan.inserts.iter().map(|(_, rule, _)| rule.chain);
+        for chain in inserted.chain(plan.deletes.iter().map(|(_, rule)| rule.chain)) {
+            *changes.entry(chain).or_default() += 1;
+        }
+        let failures = &self.tally.failures[family];
+        let ready: HashSet<&RuleKey> = plan
+            .inserts
+            .iter()
+            .filter(|(owner, _, _)| !failures.contains_key(owner) && !self.quarantined.contains(owner))
+            .map(|(_, rule, _)| rule)
+            .collect();
+        changes
+            .into_iter()
+            .filter(|(chain, count)| *count > REWRITE_ABOVE && self.ledger.chains.wanted(chain).is_some())
+            .map(|(chain, count)| (count, chain, self.ledger.wanted_rules(&chain)))
+            .filter(|(count, _, wanted)| *count > wanted.len() / 4)
+            .map(|(_, chain, mut wanted)| {
+                wanted.retain(|rule| self.ledger.rules.known(rule).is_some() || ready.contains(rule));
+                (chain, wanted)
+            })
+            .collect()
+    }
+
+    fn rewrites_anything(&self, plan: &Plan) -> bool {
+        plan.inserts.len() + plan.deletes.len() > REWRITE_ABOVE
+    }
+
+    fn commit_rules(&mut self, family: IpFamily, plan: &Plan) {
+        let rewrites = self.rewrites(family, plan);
+        let rewritten: HashSet<ChainKey> = rewrites.iter().map(|(chain, _)| *chain).collect();
+        if !rewrites.is_empty() {
+            let ops: Vec<Op> = rewrites.into_iter().map(|(chain, rules)| Op::RewriteChain(chain, rules)).collect();
+            // If the kernel refuses, the rules stay pending, and are added one by one below to find the one that it does
+            // not take.
+            self.apply(family, &ops);
+        }
+        let mut ops = self.inserts(plan);
+        ops.extend(deletes(plan));
+        let done = |ledger: &Ledger, op: &Op| match op {
+            Op::InsertRule(rule, _) => rewritten.contains(&rule.chain) && ledger.rules.known(rule).is_some(),
+            Op::DeleteRule(rule) => rewritten.contains(&rule.chain) && ledger.rules.known(rule).is_none(),
+            Op::CreateChain(_)
+            | Op::ReplaceChain(..)
+            | Op::RewriteChain(..)
+            | Op::DeleteChain(_)
+            | Op::DeleteFlow(_) => false,
+        };
+        ops.retain(|owned| !done(self.ledger, &owned.op));
+        self.commit_in_pieces(family, ops);
+    }
+
+    fn inserts(&self, plan: &Plan) -> Vec<OwnedOp> {
+        plan.inserts
+            .iter()
+            .map(|(owner, rule, placement)| OwnedOp { owner: *owner, op: Op::InsertRule(rule.clone(), *placement) })
+            .collect()
+    }
+
+    /// Commits operations in transactions of at most the limit; quarantined owners apart, each on its own.
+    fn commit_in_pieces(&mut self, family: IpFamily, ops: Vec<OwnedOp>) {
+        let (alone, together): (Vec<OwnedOp>, Vec<OwnedOp>) =
+            ops.into_iter().partition(|owned| self.quarantined.contains(&owned.owner));
+        let mut pieces: Vec<Vec<OwnedOp>> = Vec::new();
+        for owned in together {
+            match pieces.last_mut() {
+                Some(piece) if piece.len() < self.limit => piece.push(owned),
+                Some(_) | None => pieces.push(vec![owned]),
+            }
+        }
+        let mut by_owner: BTreeMap<OwnerId, Vec<OwnedOp>> = BTreeMap::new();
+        for owned in alone {
+            by_owner.entry(owned.owner).or_default().push(owned);
+        }
+        for piece in pieces.into_iter().chain(by_owner.into_values()) {
+            self.commit_isolating(family, piece);
+        }
+    }
+
+    /// Commits one transaction. If it fails, finds whose operations the kernel does not take, and commits the rest
+    /// without them.
+    fn commit_isolating(&mut self, family: IpFamily, ops: Vec<OwnedOp>) {
+        let mut queue = vec![ops];
+        let mut rounds = 0;
+        while let Some(mut batch) = queue.pop() {
+            batch.retain(|owned| !self.tally.failures[family].contains_key(&owned.owner));
+            if batch.is_empty() {
+                continue;
+            }
+            let results = self.apply(family, batch.iter().map(|owned| &owned.op));
+            let failed: Vec<(OwnedOp, KernelError)> =
+                batch.into_iter().zip(results).filter_map(|(owned, result)| Some((owned, result.err()?))).collect();
+            if failed.is_empty() {
+                continue;
+            }
+            rounds += 1;
+            queue.extend(self.isolate(family, failed, rounds));
+        }
+    }
+
+    /// Books the failures of one transaction and returns what is to be tried again without them.
+    fn isolate(&mut self, family: IpFamily, failed: Vec<(OwnedOp, KernelError)>, rounds: usize) -> Vec<Vec<OwnedOp>> {
+        let owners: BTreeSet<OwnerId> = failed.iter().map(|(owned, _)| owned.owner).collect();
+        let names_one = |kind: ErrorKind| {
+            matches!(kind, ErrorKind::Rejected | ErrorKind::Exists | ErrorKind::NotFound | ErrorKind::Busy)
+        };
+        let hopeless = failed.iter().find(|(_, error)| !names_one(error.kind) && error.kind != ErrorKind::Aborted);
+        if let Some((_, error)) = hopeless {
+            // Not about one object: the lock, a missing program, no answer. All of it waits.
+            for (owned, error) in &failed {
+                self.tally.fail(family, owned.owner, error, false);
+                if matches!(error.kind, ErrorKind::Unknown | ErrorKind::TimedOut) {
+                    self.tally.suspect = true;
+                }
+            }
+            tracing::debug!(%error, %family, "transaction failed as a whole");
+            return Vec::new();
+        }
+        for (owned, error) in failed.iter().filter(|(_, error)| names_one(error.kind)) {
+            self.tally.fail(family, owned.owner, error, true);
+            self.tally.suspect = true;
+        }
+        let rest: Vec<(OwnedOp, KernelError)> =
+            failed.into_iter().filter(|(owned, _)| !self.tally.failures[family].contains_key(&owned.owner)).collect();
+        let blamed = owners.len() > rest.iter().map(|(owned, _)| owned.owner).collect::<BTreeSet<_>>().len();
+        if rounds >= MAX_ISOLATION_ROUNDS || (!blamed && owners.len() <= 1) {
+            for (owned, error) in &rest {
+                self.tally.fail(family, owned.owner, error, owners.len() <= 1);
+                self.tally.suspect = true;
+            }
+            return Vec::new();
+        }
+        let rest = rest.into_iter().map(|(owned, _)| owned);
+        if blamed {
+            return vec![rest.collect()];
+        }
+        // Nobody was named: halve by owner until the one who spoils it is alone.
+        let first_half: BTreeSet<OwnerId> = owners.iter().copied().take(owners.len() / 2).collect();
+        let (first, second) = rest.partition(|owned| first_half.contains(&owned.owner));
+        vec![second, first]
+    }
+
+    /// Sends one transaction and records every result.
+    fn apply<'o>(&mut self, family: IpFamily, ops: impl IntoIterator<Item = &'o Op>) -> Vec<Result<(), KernelError>> {
+        let ops: Vec<Op> = ops.into_iter().cloned().collect();
+        let start = self.clock.now();
+        let mut results = self.kernel.apply(&ops);
+        let missing = || Err(KernelError::new(ErrorKind::Unknown, "the kernel layer gave no result"));
+        results.resize_with(ops.len(), missing);
+        self.tally.apply_duration += self.clock.now().saturating_duration_since(start);
+        self.tally.transactions += 1;
+        self.tally.failed_restores[family] += u64::from(results.iter().any(Result::is_err));
+        for (op, result) in ops.iter().zip(&results) {
+            let kind = result.as_ref().err().map(|error| error.kind);
+            *self.tally.operations.entry((op.kind(), kind)).or_default() += 1;
+            if result.is_ok() {
+                self.ledger.record(op);
+                if let (Some(table), written) = rules_written(op) {
+                    self.tally.rules.entry(table).or_default().written += written;
+                }
+            }
+        }
+        results
+    }
+}
+
+fn deletes(plan: &Plan) -> Vec<OwnedOp> {
+    plan.deletes.iter().map(|(owner, rule)| OwnedOp { owner: *owner, op: Op::DeleteRule(rule.clone()) }).collect()
+}
+
+fn chain_deletes(plan: &Plan) -> Vec<OwnedOp> {
+    plan.chain_deletes.iter().map(|(owner, chain)| OwnedOp { owner: *owner, op: Op::DeleteChain(*chain) }).collect()
+}

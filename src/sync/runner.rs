@@ -1,0 +1,111 @@
+//! The loop of the sync thread: take in what comes, sync when it is time.
+
+use std::net::IpAddr;
+use std::sync::mpsc::{Receiver, RecvTimeoutError, TryRecvError};
+use std::time::Duration;
+
+use crate::kernel::Kernel;
+use crate::model::Change;
+use crate::net::PerFamily;
+use crate::sync::clock::Clock;
+use crate::sync::{Engine, HealthChecks, Schedule, SyncReport};
+
+/// How long to wait for a message when nothing is due.
+const IDLE: Duration = Duration::from_secs(3600);
+
+/// What the sync thread is told.
+#[derive(Debug)]
+pub enum Message {
+    /// The cluster changed.
+    Change(Change),
+    /// The node's addresses are now these, sorted.
+    Addresses(PerFamily<Vec<IpAddr>>),
+    /// Compare everything with the kernel as soon as possible.
+    FullSync,
+    /// End, and leave everything in the kernel as it is.
+    Stop,
+}
+
+/// Who hears about syncs: metrics, health, the log.
+pub trait Observer: Send {
+    /// There is something to sync, and there was nothing before.
+    fn queued(&mut self);
+    /// A sync ended.
+    fn synced(&mut self, report: &SyncReport, health_checks: &HealthChecks);
+}
+
+/// The sync thread's state.
+pub struct Runner<K, C> {
+    engine: Engine<K, C>,
+    inbox: Receiver<Message>,
+    schedule: Schedule,
+    observer: Box<dyn Observer>,
+    queued: bool,
+}
+
+impl<K: Kernel, C: Clock> Runner<K, C> {
+    /// A runner over an engine. It ends when it is told to, or when nobody is left to tell it anything.
+    pub fn new(
+        engine: Engine<K, C>,
+        inbox: Receiver<Message>,
+        schedule: Schedule,
+        observer: Box<dyn Observer>,
+    ) -> Runner<K, C> {
+        Runner { engine, inbox, schedule, observer, queued: false }
+    }
+
+    /// Runs until told to stop; gives the engine back.
+    pub fn run(mut self) -> Engine<K, C> {
+        loop {
+            let wait = self.wait();
+            if !wait.is_zero() {
+                match self.inbox.recv_timeout(wait) {
+                    Ok(Message::Stop) | Err(RecvTimeoutError::Disconnected) => return self.engine,
+                    Ok(message) => self.take(message),
+                    Err(RecvTimeoutError::Timeout) => {}
+                }
+            }
+            // What has come meanwhile belongs to the same sync.
+            loop {
+                match self.inbox.try_recv() {
+                    Ok(Message::Stop) | Err(TryRecvError::Disconnected) => return self.engine,
+                    Ok(message) => self.take(message),
+                    Err(TryRecvError::Empty) => break,
+                }
+            }
+            if self.wait().is_zero() {
+                self.sync();
+            }
+        }
+    }
+
+    /// How long until the next sync.
+    fn wait(&self) -> Duration {
+        match self.engine.due() {
+            Some(due) => self.schedule.start(due).saturating_duration_since(self.engine.clock.now()),
+            None => IDLE,
+        }
+    }
+
+    fn take(&mut self, message: Message) {
+        match message {
+            Message::Change(change) => self.engine.apply(change),
+            Message::Addresses(addresses) => self.engine.set_addresses(addresses),
+            Message::FullSync => self.engine.request_full(),
+            Message::Stop => {}
+        }
+        if !self.queued && self.engine.has_work() {
+            self.queued = true;
+            self.observer.queued();
+        }
+    }
+
+    fn sync(&mut self) {
+        let report = self.engine.sync();
+        self.schedule.completed(self.engine.clock.now());
+        if let Some(report) = report {
+            self.queued = !report.success();
+            self.observer.synced(&report, self.engine.health_checks());
+        }
+    }
+}

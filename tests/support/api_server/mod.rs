@@ -1,0 +1,279 @@
+//! An API server for tests: real HTTP over TCP on the loopback address, objects in memory, list and watch as a real
+//! server does them (pages, bookmarks, streamed lists, selectors, expiry), and a switch for each way to fail.
+//!
+//! It runs on a thread of its own, so that tests may block. Dropping it ends it and all connections.
+
+#![allow(dead_code)]
+
+mod http;
+mod selector;
+mod store;
+
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use serde_json::Value;
+use tokio::sync::{broadcast, oneshot, watch};
+
+pub use store::Resource;
+use store::Store;
+
+/// One request that was received.
+#[derive(Clone, Debug)]
+pub struct Request {
+    /// What was asked for.
+    pub resource: Resource,
+    /// The query, decoded.
+    pub query: std::collections::BTreeMap<String, String>,
+}
+
+impl Request {
+    /// A parameter; empty if it is not there.
+    pub fn param(&self, name: &str) -> &str {
+        self.query.get(name).map_or("", String::as_str)
+    }
+
+    /// Whether this is a watch.
+    pub fn is_watch(&self) -> bool {
+        self.param("watch") == "true"
+    }
+
+    /// Whether this is a watch that begins with a list.
+    pub fn is_streamed_list(&self) -> bool {
+        self.is_watch() && self.param("sendInitialEvents") == "true"
+    }
+
+    /// Whether this is a list (one page of it).
+    pub fn is_list(&self) -> bool {
+        !self.is_watch()
+    }
+}
+
+/// What can be done to all watches of a resource that are open now.
+#[derive(Clone, Debug)]
+enum Command {
+    /// Break the connection.
+    Drop,
+    /// End the watch in the ordinary way.
+    End,
+    /// Send a 410 event and end.
+    Expire,
+    /// Send these bytes.
+    Raw(String),
+    /// Send a bookmark.
+    Bookmark,
+    /// Send nothing any more and keep the connection open.
+    Stall,
+}
+
+/// How to answer instead of the proper way.
+#[derive(Clone, Debug, Default)]
+struct Faults {
+    /// Refuse streamed lists with 422.
+    refuse_streaming: bool,
+    /// Take a streamed list for an ordinary watch, as servers before 1.27 do.
+    ignore_streaming: bool,
+    /// Answer 410 to a watch from an old position by an HTTP status instead of an event.
+    expire_by_status: bool,
+    /// Answer that many requests with this status and `retryAfterSeconds`.
+    failures: Vec<(Resource, u16, u32)>,
+    /// Do not answer for this page (counted from 0) of any list.
+    stalled_page: Option<usize>,
+    /// Wait before answering lists.
+    list_delay: Duration,
+    /// Send this many objects of a streamed list and then break the connection, once.
+    break_streamed_list: Option<usize>,
+}
+
+struct Shared {
+    store: Mutex<Store>,
+    faults: Mutex<Faults>,
+    requests: Mutex<Vec<Request>>,
+    commands: broadcast::Sender<(Resource, Command)>,
+    /// The newest version; watches wait for it to change.
+    changed: watch::Sender<u64>,
+    /// Wakes stalled pages.
+    released: watch::Sender<u64>,
+}
+
+impl Shared {
+    fn store(&self) -> MutexGuard<'_, Store> {
+        self.store.lock().unwrap()
+    }
+
+    fn faults(&self) -> MutexGuard<'_, Faults> {
+        self.faults.lock().unwrap()
+    }
+}
+
+/// A running server.
+pub struct ApiServer {
+    address: SocketAddr,
+    shared: Arc<Shared>,
+    stop: Option<oneshot::Sender<()>>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl ApiServer {
+    /// Starts a server without objects on a free port.
+    pub fn start() -> ApiServer {
+        let shared = Arc::new(Shared {
+            store: Mutex::default(),
+            faults: Mutex::default(),
+            requests: Mutex::default(),
+            commands: broadcast::channel(64).0,
+            changed: watch::channel(0).0,
+            released: watch::channel(0).0,
+        });
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("bind a loopback port");
+        listener.set_nonblocking(true).expect("a non-blocking listener");
+        let address = listener.local_addr().expect("the port");
+        let (stop, stopped) = oneshot::channel();
+        let router = http::router(shared.clone());
+        let thread = std::thread::spawn(move || {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+            runtime.block_on(async {
+                let listener = tokio::net::TcpListener::from_std(listener).expect("a listener");
+                tokio::select! {
+                    _ = axum::serve(listener, router) => {}
+                    _ = stopped => {}
+                }
+            });
+            // Ends all connections at once.
+            runtime.shutdown_background();
+        });
+        ApiServer { address, shared, stop: Some(stop), thread: Some(thread) }
+    }
+
+    /// `http://127.0.0.1:port`.
+    pub fn url(&self) -> String {
+        format!("http://{}", self.address)
+    }
+
+    /// Creates or replaces an object, which must have `kind` and `metadata.name`. Returns its version.
+    pub fn apply(&self, object: Value) -> u64 {
+        let version = self.shared.store().apply(object);
+        self.shared.changed.send_replace(version);
+        version
+    }
+
+    /// Removes an object; without effect if there is none. An empty namespace for objects without one.
+    pub fn delete(&self, resource: Resource, namespace: &str, name: &str) {
+        let version = self.shared.store().delete(resource, namespace, name);
+        self.shared.changed.send_replace(version);
+    }
+
+    /// Forgets history: positions from before now, and lists under way, get 410.
+    pub fn compact(&self) {
+        self.shared.store().compact();
+    }
+
+    /// All requests so far, in order.
+    pub fn requests(&self) -> Vec<Request> {
+        self.shared.requests.lock().unwrap().clone()
+    }
+
+    /// How many requests so far are such.
+    pub fn count(&self, such: impl Fn(&Request) -> bool) -> usize {
+        self.requests().iter().filter(|request| such(request)).count()
+    }
+
+    /// How many watches of a resource are open.
+    pub fn open_watches(&self, resource: Resource) -> usize {
+        self.shared.store().open_watches(resource)
+    }
+
+    /// Refuses streamed lists from now on.
+    pub fn refuse_streaming(&self) {
+        self.shared.faults().refuse_streaming = true;
+    }
+
+    /// Takes streamed lists for ordinary watches from now on: no bookmark ends them.
+    pub fn ignore_streaming(&self) {
+        self.shared.faults().ignore_streaming = true;
+    }
+
+    /// Answers 410 to watches by an HTTP status from now on.
+    pub fn expire_by_status(&self) {
+        self.shared.faults().expire_by_status = true;
+    }
+
+    /// Answers the next `times` requests for the resource with this status.
+    pub fn fail(&self, resource: Resource, times: usize, status: u16, retry_after: u32) {
+        self.shared.faults().failures.extend(std::iter::repeat_n((resource, status, retry_after), times));
+    }
+
+    /// Answers properly again after [`ApiServer::fail`].
+    pub fn heal(&self) {
+        self.shared.faults().failures.clear();
+    }
+
+    /// Lets each list hang at this page (counted from 0) until [`ApiServer::release`].
+    pub fn stall_page(&self, page: usize) {
+        self.shared.faults().stalled_page = Some(page);
+    }
+
+    /// Lets lists go on.
+    pub fn release(&self) {
+        self.shared.faults().stalled_page = None;
+        self.shared.released.send_modify(|count| *count += 1);
+    }
+
+    /// Waits that long before each page of a list.
+    pub fn delay_lists(&self, delay: Duration) {
+        self.shared.faults().list_delay = delay;
+    }
+
+    /// Breaks the connection of the next streamed list after that many objects.
+    pub fn break_streamed_list(&self, objects: usize) {
+        self.shared.faults().break_streamed_list = Some(objects);
+    }
+
+    /// Breaks the connections of all watches of a resource.
+    pub fn drop_watches(&self, resource: Resource) {
+        self.command(resource, Command::Drop);
+    }
+
+    /// Ends all watches of a resource in the ordinary way.
+    pub fn end_watches(&self, resource: Resource) {
+        self.command(resource, Command::End);
+    }
+
+    /// Sends a 410 event to all watches of a resource and ends them.
+    pub fn expire_watches(&self, resource: Resource) {
+        self.command(resource, Command::Expire);
+    }
+
+    /// Sends a bookmark to all watches of a resource.
+    pub fn bookmark(&self, resource: Resource) {
+        self.command(resource, Command::Bookmark);
+    }
+
+    /// Sends bytes as they are to all watches of a resource.
+    pub fn send_raw(&self, resource: Resource, bytes: &str) {
+        self.command(resource, Command::Raw(bytes.to_owned()));
+    }
+
+    /// Lets all watches of a resource go silent.
+    pub fn stall_watches(&self, resource: Resource) {
+        self.command(resource, Command::Stall);
+    }
+
+    fn command(&self, resource: Resource, command: Command) {
+        // Nobody listening means that no watch is open.
+        let _ = self.shared.commands.send((resource, command));
+    }
+}
+
+impl Drop for ApiServer {
+    fn drop(&mut self) {
+        if let Some(stop) = self.stop.take() {
+            let _ = stop.send(());
+        }
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
+    }
+}

@@ -1,0 +1,174 @@
+//! Objects with versions, and what happened to them.
+
+use std::collections::{BTreeMap, HashMap};
+
+use serde_json::{Value, json};
+
+use super::selector::matches;
+
+/// The resources that are served.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Resource {
+    /// Services.
+    Services,
+    /// EndpointSlices.
+    Slices,
+    /// Nodes.
+    Nodes,
+}
+
+impl Resource {
+    /// The resource at a path.
+    pub fn at(path: &str) -> Option<Resource> {
+        match path {
+            "/api/v1/services" => Some(Resource::Services),
+            "/apis/discovery.k8s.io/v1/endpointslices" => Some(Resource::Slices),
+            "/api/v1/nodes" => Some(Resource::Nodes),
+            _ => None,
+        }
+    }
+
+    /// The kind of its objects.
+    pub fn kind(self) -> &'static str {
+        match self {
+            Resource::Services => "Service",
+            Resource::Slices => "EndpointSlice",
+            Resource::Nodes => "Node",
+        }
+    }
+
+    /// The apiVersion of its objects.
+    pub fn api_version(self) -> &'static str {
+        match self {
+            Resource::Services | Resource::Nodes => "v1",
+            Resource::Slices => "discovery.k8s.io/v1",
+        }
+    }
+
+    fn of_kind(kind: &str) -> Resource {
+        let all = [Resource::Services, Resource::Slices, Resource::Nodes];
+        all.into_iter()
+            .find(|resource| resource.kind() == kind)
+            .unwrap_or_else(|| panic!("kind {kind:?} is not served"))
+    }
+}
+
+type Key = (Resource, String, String);
+
+/// One change of one object.
+struct Happening {
+    version: u64,
+    resource: Resource,
+    before: Option<Value>,
+    after: Option<Value>,
+}
+
+/// The rest of a list in pages.
+pub struct Rest {
+    /// The version of the list.
+    pub version: u64,
+    /// What has not been sent yet.
+    pub objects: Vec<Value>,
+    /// How many pages have been sent.
+    pub pages: usize,
+}
+
+/// All objects.
+#[derive(Default)]
+pub struct Store {
+    version: u64,
+    compacted: u64,
+    objects: BTreeMap<Key, Value>,
+    log: Vec<Happening>,
+    rests: HashMap<String, Rest>,
+    watches: HashMap<Resource, usize>,
+}
+
+impl Store {
+    pub fn version(&self) -> u64 {
+        self.version
+    }
+
+    pub fn apply(&mut self, mut object: Value) -> u64 {
+        let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+        let resource = Resource::of_kind(object["kind"].as_str().unwrap_or_default());
+        let key = (resource, text(&object["metadata"]["namespace"]), text(&object["metadata"]["name"]));
+        self.version += 1;
+        object["apiVersion"] = json!(resource.api_version());
+        object["metadata"]["resourceVersion"] = json!(self.version.to_string());
+        // What real objects carry and nobody needs.
+        object["metadata"]["managedFields"] = json!([{"manager": "test", "fieldsV1": {"f:spec": {"f:ports": {}}}}]);
+        let before = self.objects.insert(key, object.clone());
+        self.log.push(Happening { version: self.version, resource, before, after: Some(object) });
+        self.version
+    }
+
+    pub fn delete(&mut self, resource: Resource, namespace: &str, name: &str) -> u64 {
+        if let Some(before) = self.objects.remove(&(resource, namespace.to_owned(), name.to_owned())) {
+            self.version += 1;
+            self.log.push(Happening { version: self.version, resource, before: Some(before), after: None });
+        }
+        self.version
+    }
+
+    pub fn compact(&mut self) {
+        self.compacted = self.version;
+        self.log.clear();
+        self.rests.clear();
+    }
+
+    /// Whether a watch can begin at a version.
+    pub fn knows(&self, version: u64) -> bool {
+        version >= self.compacted
+    }
+
+    /// All objects of a resource that match.
+    pub fn list(&self, resource: Resource, labels: &str, fields: &str) -> Vec<Value> {
+        let all = self.objects.iter().filter(|((of, _, _), _)| *of == resource).map(|(_, object)| object);
+        all.filter(|object| matches(object, labels, fields)).cloned().collect()
+    }
+
+    /// The watch events after a version. An object that begins to match is added, one that ceases is deleted.
+    pub fn events_after(&self, version: u64, resource: Resource, labels: &str, fields: &str) -> Vec<Value> {
+        let selected = |object: &Option<Value>| object.clone().filter(|object| matches(object, labels, fields));
+        let news = self.log.iter().filter(|happening| happening.version > version && happening.resource == resource);
+        news.filter_map(|happening| {
+            let event = |kind: &str, mut object: Value| {
+                object["metadata"]["resourceVersion"] = json!(happening.version.to_string());
+                Some(json!({"type": kind, "object": object}))
+            };
+            match (selected(&happening.before), selected(&happening.after)) {
+                (None, None) => None,
+                (None, Some(after)) => event("ADDED", after),
+                (Some(_), Some(after)) => event("MODIFIED", after),
+                (Some(before), None) => event("DELETED", before),
+            }
+        })
+        .collect()
+    }
+
+    /// Keeps the rest of a list and returns the token for it.
+    pub fn keep(&mut self, rest: Rest) -> String {
+        let token = format!("token-{}-{}", rest.version, rest.objects.len());
+        self.rests.insert(token.clone(), rest);
+        token
+    }
+
+    /// The rest of a list; `None` if it has expired.
+    pub fn rest(&self, token: &str) -> Option<Rest> {
+        let rest = self.rests.get(token)?;
+        Some(Rest { version: rest.version, objects: rest.objects.clone(), pages: rest.pages })
+    }
+
+    pub fn open_watches(&self, resource: Resource) -> usize {
+        self.watches.get(&resource).copied().unwrap_or(0)
+    }
+
+    pub fn watch_opened(&mut self, resource: Resource) {
+        *self.watches.entry(resource).or_default() += 1;
+    }
+
+    pub fn watch_closed(&mut self, resource: Resource) {
+        *self.watches.entry(resource).or_default() -= 1;
+    }
+}

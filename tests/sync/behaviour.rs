@@ -1,0 +1,219 @@
+//! What the engine promises besides ending up right: when it writes, what it repairs, what it reports.
+
+use std::time::Duration;
+
+use portolan::iptables::names;
+use portolan::kernel::fault::Fault;
+use portolan::kernel::{ChainKey, ErrorKind, Flow, Table};
+use portolan::model::Change;
+use portolan::net::{IpFamily, Protocol};
+use portolan::sync::clock::Clock;
+use portolan::sync::{Options, SyncKind, TrafficPolicyLabel};
+
+use crate::cluster::{World, local_external, service_name, udp, udp_slice};
+use crate::rig::{fake, faulty, from_scratch, operations};
+
+fn web() -> World {
+    World::default().service("web", 1, |_| {}).slice("web", "a", &["10.244.0.2", "10.244.1.2"], |_| {})
+}
+
+fn services_chain() -> ChainKey {
+    ChainKey::new(IpFamily::V4, Table::Nat, names::SERVICES)
+}
+
+#[test]
+fn nothing_is_written_before_both_lists_are_complete() {
+    let mut rig = fake();
+    let mut changes = web().initial();
+    let slices_complete = changes.pop().unwrap();
+    rig.apply(changes);
+    assert!(rig.engine.due().is_none());
+    assert!(rig.engine.sync().is_none());
+    assert_eq!((rig.engine.kernel().dumps, rig.engine.kernel().transactions), (0, 0));
+    rig.apply([slices_complete]);
+    assert!(rig.engine.due().is_some());
+    assert!(rig.sync().success());
+}
+
+#[test]
+fn a_complete_list_removes_what_vanished_unseen() {
+    let mut rig = fake();
+    rig.apply(web().service("api", 2, |_| {}).initial());
+    rig.sync();
+    rig.apply(web().complete());
+    rig.sync();
+    assert_eq!(rig.text(), from_scratch(&web()));
+}
+
+#[test]
+fn the_audit_finds_and_repairs_what_foreign_hands_did_and_leaves_theirs_alone() {
+    let mut rig = fake();
+    rig.apply(web().initial());
+    rig.sync();
+    let wanted = rig.text();
+    let kernel = rig.engine.kernel_mut();
+    kernel.chain_mut(&services_chain()).clear();
+    let host = ChainKey::new(IpFamily::V4, Table::Filter, names::HOST_FORWARD);
+    kernel.chain_mut(&host).insert(0, "-s 198.51.100.7/32 -j DROP".into());
+    let stale = ChainKey::new(IpFamily::V6, Table::Nat, portolan::kernel::ChainName::fixed("KUBE-SVC-STALE"));
+    kernel.chain_mut(&stale).push("-j RETURN".into());
+    rig.engine.request_full();
+    let report = rig.sync();
+    assert_eq!(report.kind, SyncKind::Full);
+    assert_eq!(report.drift.values().sum::<u64>(), 3, "two rules and a chain: {:?}", report.drift);
+    assert!(rig.engine.kernel().chain(&host).unwrap().contains(&"-s 198.51.100.7/32 -j DROP".to_owned()));
+    rig.engine.kernel_mut().chain_mut(&host).remove(0);
+    assert_eq!(rig.text(), wanted);
+}
+
+#[test]
+fn an_operation_that_meets_a_changed_kernel_reads_it_again_in_the_same_sync() {
+    let mut rig = fake();
+    rig.apply(web().initial());
+    rig.sync();
+    // Somebody flushed everything; then the Service goes away, whose rule cannot be found.
+    let fresh = portolan::kernel::fake::FakeKernel::default();
+    rig.engine.kernel_mut().tables = fresh.tables;
+    let empty = World::default();
+    rig.apply(web().changes_to(&empty));
+    let report = rig.sync();
+    assert!(report.success(), "{:?}", report.failed);
+    assert_eq!(rig.text(), from_scratch(&empty));
+}
+
+#[test]
+fn the_audit_comes_on_its_period() {
+    let mut rig = fake();
+    rig.apply(web().initial());
+    assert_eq!(rig.sync().kind, SyncKind::Full);
+    assert_eq!(rig.sync().kind, SyncKind::Partial);
+    let due = rig.engine.due().unwrap();
+    assert_eq!(due.duration_since(rig.clock.now()), Options::default().full_interval);
+    rig.clock.advance(Options::default().full_interval);
+    assert_eq!(rig.sync().kind, SyncKind::Full);
+}
+
+#[test]
+fn a_trigger_time_is_reported_when_the_kernel_has_the_change_and_not_before() {
+    let mut rig = faulty(Default::default(), Fault::Operation(usize::MAX, ErrorKind::Transient), Options::default());
+    rig.apply(World::default().service("web", 1, |_| {}).initial());
+    rig.settle();
+    let mut rig =
+        faulty(rig.engine.kernel().inner.clone(), Fault::Operation(0, ErrorKind::Transient), Options::default());
+    let at = rig.clock.wall() + Duration::from_secs(1);
+    rig.clock.advance(Duration::from_secs(3));
+    rig.apply(World::default().service("web", 1, |_| {}).initial());
+    rig.apply(
+        World::default()
+            .slice("web", "a", &["10.244.0.2"], |slice| slice.triggered_at = Some(at))
+            .slices
+            .into_iter()
+            .map(|(name, slice)| Change::Slice(name, Some(slice))),
+    );
+    let failed = rig.sync();
+    assert!(!failed.success());
+    assert_eq!(failed.programmed, []);
+    rig.clock.advance(Duration::from_secs(5));
+    let report = rig.sync();
+    assert!(report.success());
+    assert_eq!(report.programmed, [(service_name("web"), IpFamily::V4, Duration::from_secs(7))]);
+}
+
+#[test]
+fn ports_without_local_endpoints_are_counted() {
+    let mut rig = fake();
+    rig.apply(World::default().service("web", 1, local_external).slice("web", "a", &["10.244.1.2"], |_| {}).initial());
+    let counts = |report: &portolan::sync::SyncReport| report.no_local_endpoints.v4[&TrafficPolicyLabel::External];
+    assert_eq!(counts(&rig.sync()), 1);
+    rig.apply(web().changes_to(&World::default().service("web", 1, local_external).slice(
+        "web",
+        "a",
+        &["10.244.0.2"],
+        |_| {},
+    )));
+    assert_eq!(counts(&rig.sync()), 0);
+}
+
+#[test]
+fn a_health_check_port_is_offered_once_its_service_is_programmed() {
+    let mut rig = faulty(Default::default(), Fault::Operation(0, ErrorKind::Transient), Options::default());
+    let world =
+        World::default().service("web", 1, local_external).slice("web", "a", &["10.244.0.2", "10.244.1.2"], |_| {});
+    rig.apply(world.initial());
+    rig.sync();
+    assert!(rig.engine.health_checks().is_empty());
+    rig.settle();
+    let check = &rig.engine.health_checks()[&service_name("web")];
+    assert_eq!((check.port.get(), check.local_endpoints.v4, check.local_endpoints.v6), (31000, 1, 0));
+    rig.apply([Change::Service(service_name("web"), None)]);
+    rig.settle();
+    assert!(rig.engine.health_checks().is_empty());
+}
+
+fn dns(endpoints: &[&str]) -> World {
+    World::default().service("dns", 3, udp).slice("dns", "a", endpoints, udp_slice)
+}
+
+fn flow(answered_by: &str) -> Flow {
+    Flow {
+        protocol: Protocol::Udp,
+        original_source: "10.244.0.77:4000".parse().unwrap(),
+        original_destination: "10.96.0.3:53".parse().unwrap(),
+        reply_source: answered_by.parse().unwrap(),
+        reply_destination: "10.244.0.77:4000".parse().unwrap(),
+        zone: 0,
+    }
+}
+
+#[test]
+fn udp_flows_to_a_replaced_endpoint_are_deleted_after_the_rules_changed() {
+    let mut rig = fake();
+    rig.apply(dns(&["10.244.0.2"]).initial());
+    rig.sync();
+    rig.engine.kernel_mut().flows = vec![flow("10.244.0.2:53")];
+    rig.apply(dns(&["10.244.0.2"]).changes_to(&dns(&["10.244.0.3"])));
+    let report = rig.sync();
+    assert_eq!(report.flow_cleanup.v4.as_ref().map(|cleanup| cleanup.deleted), Some(1));
+    assert!(rig.engine.kernel().flows.is_empty());
+}
+
+#[test]
+fn a_failed_sync_does_not_lose_a_pending_clean_up_of_flows() {
+    let start = |fault| {
+        let mut first = fake();
+        first.apply(dns(&["10.244.0.2"]).initial());
+        first.sync();
+        let mut rig = faulty(first.engine.kernel().clone(), fault, Options::default());
+        rig.apply(dns(&["10.244.0.2"]).initial());
+        rig.sync();
+        rig.engine.kernel_mut().inner.flows = vec![flow("10.244.0.2:53")];
+        rig.apply(dns(&["10.244.0.2"]).changes_to(&dns(&["10.244.0.3"])));
+        rig
+    };
+    let mut rules_fail = start(Fault::Operation(0, ErrorKind::Transient));
+    assert!(!rules_fail.sync().success());
+    assert_eq!(rules_fail.engine.kernel().inner.flows.len(), 1, "not before the rules are in place");
+    rules_fail.settle();
+    assert!(rules_fail.engine.kernel().inner.flows.is_empty());
+
+    let mut query_fails = start(Fault::Flows(2, ErrorKind::Transient));
+    let report = query_fails.sync();
+    assert!(report.flow_cleanup.v4.unwrap().error.is_some());
+    assert!(query_fails.engine.due().unwrap() <= query_fails.clock.now() + Duration::from_secs(1));
+    query_fails.clock.advance(Duration::from_secs(1));
+    query_fails.sync();
+    assert!(query_fails.engine.kernel().inner.flows.is_empty());
+}
+
+#[test]
+fn services_wait_while_the_base_fails_and_follow_it() {
+    let mut rig = faulty(Default::default(), Fault::Operation(0, ErrorKind::Denied), Options::default());
+    rig.apply(web().initial());
+    let report = rig.sync();
+    assert!(report.failed.iter().any(|failed| failed.service.is_none()));
+    assert!(report.failed.iter().any(|failed| failed.service == Some(service_name("web"))));
+    rig.settle();
+    assert_eq!(rig.text(), from_scratch(&web()));
+    let report = rig.sync();
+    assert_eq!(operations(&report), []);
+}

@@ -1,0 +1,200 @@
+//! Each operation, dump and reading of flows failing in turn, with each kind of error: the kernel always ends up as wanted.
+
+use std::collections::BTreeSet;
+
+use portolan::kernel::fake::FakeKernel;
+use portolan::kernel::fault::Fault;
+use portolan::kernel::{ErrorKind, Kernel, KernelError, Op};
+use portolan::sync::Options;
+
+use crate::cluster::{World, local_external, udp, udp_slice};
+use crate::rig::{Rig, fake, faulty, from_scratch, on};
+
+fn before() -> World {
+    World::default()
+        .service("web", 1, local_external)
+        .slice("web", "a", &["10.244.0.2", "10.244.1.2"], |_| {})
+        .service("gone", 2, |_| {})
+        .slice("gone", "a", &["10.244.0.9"], |_| {})
+        .service("dns", 3, udp)
+        .slice("dns", "a", &["10.244.0.5"], udp_slice)
+}
+
+fn after() -> World {
+    World::default()
+        .service("web", 1, local_external)
+        .slice("web", "a", &["10.244.1.2", "10.244.0.3"], |_| {})
+        .service("new", 4, |_| {})
+        .slice("new", "a", &["10.244.0.7"], |_| {})
+        .slice("new", "v6", &["fd00:10:244::7"], |_| {})
+        .service("dns", 3, udp)
+        .slice("dns", "a", &["10.244.0.6"], udp_slice)
+}
+
+/// Goes from one cluster to the other on a kernel with one fault in the way. Returns whether the fault struck.
+fn converges(fault: Fault, options: Options) -> bool {
+    let mut first = fake();
+    first.apply(before().initial());
+    assert!(first.sync().success());
+    let kernel = first.engine.kernel().clone();
+
+    // As a change that comes to a running engine. Its first sync is not to be hit: it reads four tables, and writes nothing.
+    let mut running = faulty(kernel.clone(), fault, options);
+    running.apply(before().initial());
+    running.settle();
+    running.apply(before().changes_to(&after()));
+    running.settle();
+    assert_eq!(running.text(), from_scratch(&after()), "{fault:?}");
+
+    // As the first sync of a restarted engine.
+    let mut restarted = faulty(kernel, fault, options);
+    restarted.apply(after().initial());
+    restarted.settle();
+    assert_eq!(restarted.text(), from_scratch(&after()), "{fault:?} after a restart");
+
+    // As the first sync on a node that has nothing.
+    let mut fresh = faulty(FakeKernel::default(), fault, options);
+    fresh.apply(after().initial());
+    fresh.settle();
+    assert_eq!(fresh.text(), from_scratch(&after()), "{fault:?} on a fresh node");
+    [running, restarted, fresh].iter().any(|rig| rig.engine.kernel().struck())
+}
+
+fn every_position_until_none_is_hit(fault_at: impl Fn(usize) -> Fault, options: Options) -> usize {
+    (0..10_000).take_while(|at| converges(fault_at(*at), options)).count()
+}
+
+#[test]
+fn every_operation_failing_with_every_kind_of_error_converges() {
+    for kind in ErrorKind::ALL {
+        let struck = every_position_until_none_is_hit(|at| Fault::Operation(at, kind), Options::default());
+        assert!(struck >= 70, "{kind:?}: only {struck} operations were hit");
+    }
+}
+
+#[test]
+fn every_operation_failing_converges_with_tiny_transactions_too() {
+    let options = Options { operations_per_transaction: 2, ..Options::default() };
+    for kind in [ErrorKind::Rejected, ErrorKind::Aborted, ErrorKind::Unknown, ErrorKind::Transient] {
+        let struck = every_position_until_none_is_hit(|at| Fault::Operation(at, kind), options);
+        assert!(struck >= 70, "{kind:?}: only {struck} operations were hit");
+    }
+}
+
+#[test]
+fn every_dump_failing_with_every_kind_of_error_converges() {
+    for kind in ErrorKind::ALL {
+        let struck = every_position_until_none_is_hit(|at| Fault::Dump(at, kind), Options::default());
+        assert!(struck >= 4, "{kind:?}: only {struck} dumps were hit");
+    }
+}
+
+/// A kernel that never takes any operation on chains of certain names, as if the tool had a bug with them.
+struct Picky {
+    inner: FakeKernel,
+    refused: BTreeSet<String>,
+    /// Whether the error names the operation, or only says that the transaction failed.
+    names_culprit: bool,
+}
+
+impl Picky {
+    fn refuses(&self, op: &Op) -> bool {
+        match op {
+            Op::ReplaceChain(chain, _) => self.refused.contains(chain.name.as_str()),
+            _ => false,
+        }
+    }
+}
+
+impl Kernel for Picky {
+    fn dump(
+        &mut self,
+        table: portolan::kernel::TableId,
+        claims: &portolan::kernel::Claims,
+    ) -> Result<portolan::kernel::TableDump, KernelError> {
+        self.inner.dump(table, claims)
+    }
+
+    fn flows(&mut self, query: &portolan::kernel::FlowQuery) -> Result<Vec<portolan::kernel::Flow>, KernelError> {
+        self.inner.flows(query)
+    }
+
+    fn addresses(&mut self, family: portolan::net::IpFamily) -> Result<Vec<std::net::IpAddr>, KernelError> {
+        self.inner.addresses(family)
+    }
+
+    fn apply(&mut self, transaction: &[Op]) -> Vec<Result<(), KernelError>> {
+        let Some(first) = transaction.iter().position(|op| self.refuses(op)) else {
+            return self.inner.apply(transaction);
+        };
+        (0..transaction.len())
+            .map(|at| {
+                let named = self.names_culprit && at == first;
+                let kind = if named { ErrorKind::Rejected } else { ErrorKind::Aborted };
+                Err(KernelError::new(kind, "refused"))
+            })
+            .collect()
+    }
+}
+
+fn picky(names_culprit: bool) -> (Rig<Picky>, World) {
+    let world = (0..30).fold(World::default(), |world, at| {
+        let name = format!("s{at}");
+        world.service(&name, at, |_| {}).slice(&name, "a", &[&format!("10.244.0.{}", at + 1)], |_| {})
+    });
+    let bad = crate::cluster::service_name("s17");
+    let plans = portolan::compile::compile_service(
+        &bad,
+        &portolan::model::ServiceEntry {
+            service: Some(world.services[&bad].clone()),
+            slices: world
+                .slices
+                .iter()
+                .filter(|(_, slice)| slice.service == bad)
+                .map(|(n, s)| (n.clone(), s.clone()))
+                .collect(),
+        },
+        &crate::rig::context(),
+    );
+    let chain = portolan::iptables::names::endpoint_chain(&plans[0].name, plans[0].endpoints[0].socket);
+    let kernel = Picky { inner: FakeKernel::default(), refused: [chain.to_string()].into(), names_culprit };
+    let mut rig = on(kernel, Options::default());
+    rig.apply(world.initial());
+    (rig, world)
+}
+
+#[test]
+fn one_service_that_the_kernel_refuses_does_not_keep_the_others_out() {
+    for names_culprit in [true, false] {
+        let (mut rig, _) = picky(names_culprit);
+        let report = rig.sync();
+        let failed: Vec<String> =
+            report.failed.iter().map(|failed| failed.service.as_ref().unwrap().to_string()).collect();
+        assert_eq!(failed, ["ns/s17"], "culprit named: {names_culprit}");
+        let services = portolan::kernel::ChainKey::new(
+            portolan::net::IpFamily::V4,
+            portolan::kernel::Table::Nat,
+            portolan::iptables::names::SERVICES,
+        );
+        let rules = rig.engine.kernel().inner.chain(&services).unwrap();
+        assert_eq!(rules.iter().filter(|rule| rule.contains("cluster IP")).count(), 29);
+    }
+}
+
+#[test]
+fn a_refused_service_is_tried_again_alone_and_heals() {
+    let (mut rig, world) = picky(true);
+    assert_eq!(rig.sync().failed.len(), 1);
+    rig.clock.advance(std::time::Duration::from_secs(31));
+    let again = rig.sync();
+    assert_eq!((again.failed.len(), again.failed[0].attempts), (1, 2));
+    rig.engine.kernel_mut().refused.clear();
+    rig.settle();
+    assert_eq!(
+        rig.engine
+            .kernel()
+            .inner
+            .canonical_text(&portolan::backend::Backend::claims(&portolan::iptables::IptablesBackend)),
+        from_scratch(&world)
+    );
+}
