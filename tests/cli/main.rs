@@ -1,0 +1,103 @@
+//! The program as a person runs it: whole outputs, exit codes, help.
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+
+fn portolan(arguments: &[&str]) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_portolan")).args(arguments).output().expect("the program starts")
+}
+
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8(bytes.to_vec()).expect("output is UTF-8")
+}
+
+fn golden() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden")
+}
+
+/// Compares with a file, or writes it when BLESS=1.
+fn compare(path: &Path, found: &str) -> Result<(), String> {
+    if std::env::var_os("BLESS").is_some() {
+        std::fs::write(path, found).expect("the golden file can be written");
+        return Ok(());
+    }
+    let wanted = std::fs::read_to_string(path).unwrap_or_default();
+    let differs = |(_, pair): &(usize, (&str, &str))| pair.0 != pair.1;
+    if wanted == found {
+        return Ok(());
+    }
+    let first = wanted.lines().zip(found.lines()).enumerate().find(differs);
+    Err(match first {
+        Some((line, (wanted, found))) => {
+            format!("{}:{}:\n  wanted {wanted}\n  found  {found}", path.display(), line + 1)
+        }
+        None => format!("{}: {} lines wanted, {} found", path.display(), wanted.lines().count(), found.lines().count()),
+    })
+}
+
+/// Each directory under `tests/golden` is a cluster with the flags in `args.txt`; `iptables.txt` is what `render` prints for
+/// it, `notes.txt` what it says on standard error.
+#[test]
+fn render_prints_what_it_printed_when_it_was_reviewed() {
+    let mut problems = Vec::new();
+    let mut cases = 0;
+    for case in std::fs::read_dir(golden()).expect("golden cases").map(|entry| entry.expect("an entry").path()) {
+        cases += 1;
+        let manifests = case.join("cluster.yaml").display().to_string();
+        let flags = std::fs::read_to_string(case.join("args.txt")).unwrap_or_default();
+        let mut arguments = vec!["render", "--mode", "iptables", "--manifests", &manifests];
+        arguments.extend(flags.lines());
+        let output = portolan(&arguments);
+        assert!(output.status.success(), "{}: {}", case.display(), text(&output.stderr));
+        problems.extend(compare(&case.join("iptables.txt"), &text(&output.stdout)).err());
+        problems.extend(compare(&case.join("notes.txt"), &text(&output.stderr)).err());
+    }
+    assert!(cases >= 5, "only {cases} golden cases");
+    assert!(problems.is_empty(), "{}\nBLESS=1 writes what was found", problems.join("\n"));
+}
+
+#[test]
+fn the_order_of_documents_does_not_show() {
+    let case = golden().join("every-kind");
+    let cluster = std::fs::read_to_string(case.join("cluster.yaml")).unwrap();
+    let mut documents: Vec<&str> = cluster.split("\n---\n").collect();
+    documents.reverse();
+    let dir = tempfile::tempdir().unwrap();
+    std::fs::write(dir.path().join("cluster.yaml"), documents.join("\n---\n")).unwrap();
+    let flags = std::fs::read_to_string(case.join("args.txt")).unwrap();
+    let manifests = dir.path().display().to_string();
+    let mut arguments = vec!["render", "--manifests", &manifests];
+    arguments.extend(flags.lines());
+    compare(&case.join("iptables.txt"), &text(&portolan(&arguments).stdout)).unwrap();
+}
+
+#[test]
+fn errors_are_one_sentence_on_standard_error_and_exit_code_1() {
+    for (arguments, says) in [
+        (&["render"][..], "render needs --manifests"),
+        (&["render", "--manifests", "/nonexistent"], "/nonexistent"),
+        (&["render", "--manifests", "/", "--mode", "nftables"], "nftables"),
+        (&["render", "--manifests", "/", "--cluster-cidr", "10.0.0.0/99"], "10.0.0.0/99"),
+        (&["render", "--config", "/nonexistent.yaml"], "/nonexistent.yaml"),
+        (&["nonsense"], "nonsense"),
+        (&["--no-such-flag"], "--no-such-flag"),
+    ] {
+        let output = portolan(arguments);
+        let said = text(&output.stderr);
+        assert_eq!(output.status.code(), Some(1), "{arguments:?}: {said}");
+        assert!(said.contains(says), "{arguments:?}: {said}");
+        assert!(!said.contains("panicked"), "{said}");
+    }
+}
+
+#[test]
+fn help_and_version_are_printed_on_standard_output() {
+    let help = portolan(&["--help"]);
+    assert!(help.status.success());
+    for word in ["render", "sync", "cleanup", "--manifests", "--proxy-mode", "--cluster-cidr", "--iptables-variant"] {
+        assert!(text(&help.stdout).contains(word), "{word} is not in the help");
+    }
+    let version = portolan(&["--version"]);
+    assert!(version.status.success());
+    assert_eq!(text(&version.stdout).trim(), format!("portolan {}", env!("CARGO_PKG_VERSION")));
+}
