@@ -59,6 +59,8 @@ ip link set cbr0 up
 for number in 1 2 3; do
     host "pod-$number" "pod-$number" "10.244.0.1$number" "fd00:10:244::1$number" 10.244.0.1 fd00:10:244::1
     ip link set "pod-$number" master cbr0
+    # A pod that asks a Service may get itself as the answer: back through the port it came from.
+    ip link set "pod-$number" type bridge_slave hairpin on
     in_ns "pod-$number" "$bin/examples/demo_pod" serve "pod-$number" 8080 &
 done
 host client eth0 192.168.100.100 fd00:100::100 192.168.100.1 fd00:100::1

@@ -298,7 +298,7 @@ fn attach_pod(node1: &Netns, host: &Netns, pod: Pod) {
     let port = format!("cbr-{}", pod.name());
     node1.veth(&port, host, "eth0");
     node1.ip(&format!("link set {port} master cbr0 up\n"));
-    node1.exec(&["bridge", "link", "set", "dev", &port, "hairpin", "on"]);
+    node1.ip(&format!("link set {port} type bridge_slave hairpin on\n"));
     let [v4, v6] = FAMILIES.map(|family| pod.address(family));
     host.ip(&format!(
         "link set eth0 up\n\
