@@ -11,7 +11,7 @@
 //! - [`iptables`]: the iptables backend
 //! - [`sync`]: makes the kernel agree; [`linux`]: the real kernel
 //! - [`source`], [`config`], [`metrics`], [`health`]: the outside world
-//! - [`cli`]: commands
+//! - [`cli`]: all commands
 
 // A proxy that panics on input takes the node's traffic with it, and a function that reads a clock or starts a process
 // on its own cannot be tested; clippy.toml lists the functions. Tests may do all of this.

@@ -143,7 +143,8 @@ mod tests {
 
     #[test]
     fn commands_take_the_same_flags() {
-        let Some(Command::Render { flags }) = parsed("portolan render --mode iptables --manifests dir").unwrap().command
+        let Some(Command::Render { flags }) =
+            parsed("portolan render --mode iptables --manifests dir").unwrap().command
         else {
             panic!("not a render command")
         };

@@ -58,7 +58,9 @@ pub(super) fn log_report(report: &SyncReport) {
         let (error, attempts) = (&failed.error, failed.attempts);
         match &failed.service {
             Some(service) => tracing::warn!(%service, %error, attempts, retry_in_ms, "Service is not programmed"),
-            None => tracing::warn!(%error, attempts, retry_in_ms, "rules on which all Services stand are not programmed"),
+            None => {
+                tracing::warn!(%error, attempts, retry_in_ms, "rules on which all Services stand are not programmed")
+            }
         }
     }
     for (table, count) in &report.drift {

@@ -62,7 +62,12 @@ pub(super) fn engine_options(settings: &Settings, variant: Variant) -> Options {
 }
 
 /// An engine for these settings.
-pub(super) fn engine<K: Kernel>(kernel: K, settings: &Settings, facts: Facts, options: Options) -> Engine<K, SystemClock> {
+pub(super) fn engine<K: Kernel>(
+    kernel: K,
+    settings: &Settings,
+    facts: Facts,
+    options: Options,
+) -> Engine<K, SystemClock> {
     let settings = settings.clone();
     let context_of = Box::new(move |node: &_, addresses: &_| node_context(&settings, &facts, node, addresses));
     Engine::new(kernel, SystemClock, Box::new(IptablesBackend), context_of, options)

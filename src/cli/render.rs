@@ -32,7 +32,7 @@ pub(super) fn render(flags: &Flags) -> anyhow::Result<()> {
 }
 
 /// The cluster that manifests describe, and what is wrong with them.
-pub fn load(path: &Path, node_name: &str) -> anyhow::Result<(Cluster, Vec<Note>)> {
+fn load(path: &Path, node_name: &str) -> anyhow::Result<(Cluster, Vec<Note>)> {
     let mut cluster = Cluster::default();
     let mut notes = Vec::new();
     for event in manifests::load(path, node_name)? {
@@ -46,7 +46,7 @@ pub fn load(path: &Path, node_name: &str) -> anyhow::Result<(Cluster, Vec<Note>)
 }
 
 /// Both families as `iptables-restore` and `ip6tables-restore` would take them, IPv4 first.
-pub fn render_cluster(settings: &Settings, node_name: &str, cluster: &Cluster) -> String {
+fn render_cluster(settings: &Settings, node_name: &str, cluster: &Cluster) -> String {
     let facts = Facts {
         node_name: node_name.into(),
         families: settings.families,
@@ -62,8 +62,7 @@ pub fn render_cluster(settings: &Settings, node_name: &str, cluster: &Cluster) -
     names.sort_unstable_by_key(|(name, _)| *name);
     let plans: Vec<_> = names.iter().flat_map(|(name, entry)| compile_service(name, entry, &context)).collect();
     let comments = PerFamily::from_fn(|family| {
-        let endpoints: usize =
-            plans.iter().filter(|plan| plan.family == family).map(|plan| plan.endpoints.len()).sum();
+        let endpoints: usize = plans.iter().filter(|plan| plan.family == family).map(|plan| plan.endpoints.len()).sum();
         if endpoints > LARGE_CLUSTER_ENDPOINTS { RuleComments::Omit } else { RuleComments::Keep }
     });
     let mut services = Fragment::default();

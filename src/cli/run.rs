@@ -16,7 +16,7 @@ use crate::cli::once::{engine, engine_options};
 use crate::cli::start::{self, Prepare};
 use crate::config::node::{node_ips, node_port_cidrs};
 use crate::config::{Flags, Settings};
-use crate::health::{HealthState, Listen, ListenAddresses, Pages, Probe, ServiceHealth, Servers};
+use crate::health::{HealthState, Listen, ListenAddresses, Pages, Probe, Servers, ServiceHealth};
 use crate::iptables::base::{INVALID_COUNTER, LOCALHOST_COUNTER};
 use crate::kernel::Kernel;
 use crate::linux::address::AddressWatch;
@@ -39,13 +39,19 @@ pub(super) fn run(flags: &Flags) -> anyhow::Result<()> {
     let health = Arc::new(HealthState::new(settings.sync_period, SystemClock));
     let servers = serve(&settings, &metrics, &health)?;
     let addresses = addresses(&kernel, &facts)?;
-    let service_health = ServiceHealth::start(&servers, Arc::clone(&health), health_addresses(&settings, &facts, &addresses));
+    let service_health =
+        ServiceHealth::start(&servers, Arc::clone(&health), health_addresses(&settings, &facts, &addresses));
 
     let (to_sync, inbox) = mpsc::channel();
     let (sender, events) = mpsc::channel();
     to_sync.send(Message::Addresses(addresses)).context("no sync thread")?;
     let watcher = watch_addresses(&kernel, to_sync.clone())?;
-    let announcer = Announcer { metrics: Arc::clone(&metrics), health: Arc::clone(&health), service_health, families: facts.families };
+    let announcer = Announcer {
+        metrics: Arc::clone(&metrics),
+        health: Arc::clone(&health),
+        service_health,
+        families: facts.families,
+    };
     let sync = spawn_sync(&settings, kernel, facts.clone(), inbox, announcer)?;
     let intake = Intake::new(to_sync.clone(), metrics, health);
     let intake = std::thread::Builder::new().name("intake".into()).spawn(move || intake.run(events))?;
@@ -105,7 +111,11 @@ pub(super) fn addresses(kernel: &LinuxKernel, facts: &Facts) -> anyhow::Result<P
 }
 
 /// Where health-check node ports are served: wherever node ports are, as found at start.
-fn health_addresses(settings: &Settings, facts: &Facts, addresses: &PerFamily<Vec<IpAddr>>) -> PerFamily<ListenAddresses> {
+fn health_addresses(
+    settings: &Settings,
+    facts: &Facts,
+    addresses: &PerFamily<Vec<IpAddr>>,
+) -> PerFamily<ListenAddresses> {
     let cidrs = node_port_cidrs(&settings.node_port_addresses, &node_ips(&[], settings.bind_address));
     PerFamily::from_fn(|family| {
         if !facts.families[family] {
@@ -141,7 +151,7 @@ fn spawn_sync(
 
 /// Where objects come from.
 enum Source {
-    Manifests(manifests::Watcher),
+    Manifests(manifests::Watching),
     Api(ApiSource),
 }
 

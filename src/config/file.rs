@@ -163,9 +163,7 @@ impl Reader<'_> {
     fn strings(&mut self, tree: &mut Map<String, Value>, field: &str) -> Vec<String> {
         match tree.remove(field) {
             None | Some(Value::Null) => Vec::new(),
-            Some(Value::Array(items)) if items.iter().all(Value::is_string) => {
-                items.iter().map(|item| plain(item)).collect()
-            }
+            Some(Value::Array(items)) if items.iter().all(Value::is_string) => items.iter().map(plain).collect(),
             Some(other) => {
                 self.wrong_type(field.to_owned(), &other, "a list of strings");
                 Vec::new()

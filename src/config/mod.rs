@@ -1,6 +1,6 @@
 //! Settings: kube-proxy's flags and configuration file, and a few flags of our own, as one plain value.
 //!
-//! A file ([`ConfigFile`]) and the command line ([`Flags`]) are both read into [`RawConfig`], which is text and numbers
+//! A file ([`ConfigFile`]) and the command line ([`Flags`]) are both read into `RawConfig`, which is text and numbers
 //! as they were written; `validate` turns that into [`Settings`] or into everything that is wrong with it at once.
 //! With a file, most flags are ignored, as kube-proxy does it: see [`Settings::resolve`].
 

@@ -249,11 +249,11 @@ fn unknown_repeated_and_unused_fields_are_warned_of_with_their_line() {
 
 #[test]
 fn flags_take_gos_spellings() {
-    let flags = self::flags(&["--masquerade-all=T", "--iptables-localhost-nodeports=0", "-v=4", "--log-format=json"]);
-    assert_eq!(flags.masquerade_all, Some(true));
-    assert_eq!(flags.iptables_localhost_nodeports, Some(false));
-    assert_eq!((flags.verbosity, flags.log_format), (4, LogFormat::Json));
-    assert_eq!(self::flags(&["--v", "2", "--mode=iptables"]).verbosity, 2);
+    let given = flags(&["--masquerade-all=T", "--iptables-localhost-nodeports=0", "-v=4", "--log-format=json"]);
+    assert_eq!(given.masquerade_all, Some(true));
+    assert_eq!(given.iptables_localhost_nodeports, Some(false));
+    assert_eq!((given.verbosity, given.log_format), (4, LogFormat::Json));
+    assert_eq!(flags(&["--v", "2", "--mode=iptables"]).verbosity, 2);
     assert_eq!(
         normalize_flag_names(["--a_b=c_d", "x_y", "--", "--e_f"].map(Into::into)),
         ["--a-b=c_d", "x_y", "--", "--e_f"].map(std::ffi::OsString::from)

@@ -51,6 +51,10 @@ struct Setup {
 }
 
 fn start(healthz: Option<SocketAddr>) -> Setup {
+    start_with(healthz, Duration::from_millis(50))
+}
+
+fn start_with(healthz: Option<SocketAddr>, retry: Duration) -> Setup {
     let clock = TestClock::default();
     let state = Arc::new(HealthState::new(PERIOD, clock.clone()));
     let replies: Arc<Mutex<Vec<(Probe, u16)>>> = Arc::default();
@@ -61,7 +65,7 @@ fn start(healthz: Option<SocketAddr>) -> Setup {
         proxy_mode: "iptables".to_owned(),
         on_reply: Box::new(move |probe, status| told.lock().unwrap().push((probe, status))),
     };
-    let listen = Listen { healthz, metrics: Some("127.0.0.1:0".parse().unwrap()), retry: Duration::from_millis(50) };
+    let listen = Listen { healthz, metrics: Some("127.0.0.1:0".parse().unwrap()), retry };
     Setup { servers: Servers::start(listen, pages).unwrap(), state, clock, replies }
 }
 
@@ -240,7 +244,8 @@ fn a_service_answers_by_its_local_endpoints_in_both_families() {
 
 #[test]
 fn listeners_follow_the_services() {
-    let setup = start(None);
+    // No second attempt helps within the time of this test: a port that moves must be free at the first one.
+    let setup = start_with(None, Duration::from_secs(3600));
     let only = PerFamily { v4: ListenAddresses::Only(vec![[127, 0, 0, 1].into()]), v6: ListenAddresses::None };
     let services = ServiceHealth::start(&setup.servers, Arc::clone(&setup.state), only);
     let (first, second) = (free_port(), free_port());

@@ -20,7 +20,6 @@ use crate::net::{IpFamily, Protocol};
 pub struct IptablesBackend;
 
 impl Backend for IptablesBackend {
-
     fn base(&self, node: &NodeContext) -> Fragment {
         base::base(node)
     }

@@ -168,12 +168,12 @@ impl Script {
     }
 
     /// The text of a line, counted from 1.
-    pub fn line_text(&self, number: usize) -> &str {
+    pub(super) fn line_text(&self, number: usize) -> &str {
         number.checked_sub(1).and_then(|index| self.text.lines().nth(index)).unwrap_or_default()
     }
 
     /// The operation that a line came from, counted from 1.
-    pub fn origin(&self, number: usize) -> Option<usize> {
+    pub(super) fn origin(&self, number: usize) -> Option<usize> {
         number.checked_sub(1).and_then(|index| self.origins.get(index).copied()).flatten()
     }
 }

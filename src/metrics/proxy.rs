@@ -15,12 +15,9 @@ use crate::sync::{SyncKind, SyncReport, TrafficPolicyLabel};
 const FAMILY: &str = "ip_family";
 
 pub(super) struct ProxyMetrics {
-    sync_duration: HistogramVec,
-    full_sync_duration: HistogramVec,
-    partial_sync_duration: HistogramVec,
+    durations: Durations,
     last_sync: GaugeVec,
     last_queued: GaugeVec,
-    programming_duration: HistogramVec,
     endpoint_changes: IntCounter,
     endpoint_changes_pending: IntGauge,
     service_changes: IntCounter,
@@ -30,7 +27,6 @@ pub(super) struct ProxyMetrics {
     rules_last: IntGaugeVec,
     restore_failures: IntCounterVec,
     partial_restore_failures: IntCounterVec,
-    conntrack_duration: HistogramVec,
     conntrack_deleted: IntCounterVec,
     healthz: IntCounterVec,
     livez: IntCounterVec,
@@ -70,25 +66,56 @@ impl Maker<'_> {
     }
 }
 
-impl ProxyMetrics {
-    pub(super) fn register(registry: &Registry, families: &[IpFamily]) -> Result<ProxyMetrics, prometheus::Error> {
-        let make = Maker(registry);
-        let metrics = ProxyMetrics {
-            sync_duration: make.histogram(
+/// The histograms, all by family and in seconds.
+struct Durations {
+    sync: HistogramVec,
+    full_sync: HistogramVec,
+    partial_sync: HistogramVec,
+    programming: HistogramVec,
+    conntrack: HistogramVec,
+}
+
+impl Durations {
+    fn register(make: &Maker<'_>) -> Result<Durations, prometheus::Error> {
+        Ok(Durations {
+            sync: make.histogram(
                 "sync_proxy_rules_duration_seconds",
                 sync_buckets(),
                 "How long a sync took.",
             )?,
-            full_sync_duration: make.histogram(
+            full_sync: make.histogram(
                 "sync_full_proxy_rules_duration_seconds",
                 sync_buckets(),
                 "How long a sync took that looked at everything.",
             )?,
-            partial_sync_duration: make.histogram(
+            partial_sync: make.histogram(
                 "sync_partial_proxy_rules_duration_seconds",
                 sync_buckets(),
                 "How long a sync took that looked at changes only.",
             )?,
+            programming: make.histogram(
+                "network_programming_duration_seconds",
+                programming_buckets(),
+                "The time from the cause of a change of endpoints, as their slice states it, to the change in the kernel.",
+            )?,
+            conntrack: make.histogram(
+                "conntrack_reconciler_sync_duration_seconds",
+                sync_buckets(),
+                "How long one clean-up of stale connection tracking entries took.",
+            )?,
+        })
+    }
+
+    fn all(&self) -> [&HistogramVec; 5] {
+        [&self.sync, &self.full_sync, &self.partial_sync, &self.programming, &self.conntrack]
+    }
+}
+
+impl ProxyMetrics {
+    pub(super) fn register(registry: &Registry, families: &[IpFamily]) -> Result<ProxyMetrics, prometheus::Error> {
+        let make = Maker(registry);
+        let metrics = ProxyMetrics {
+            durations: Durations::register(&make)?,
             last_sync: make.gauge(
                 "sync_proxy_rules_last_timestamp_seconds",
                 "When the last successful sync ended, in Unix time.",
@@ -96,11 +123,6 @@ impl ProxyMetrics {
             last_queued: make.gauge(
                 "sync_proxy_rules_last_queued_timestamp_seconds",
                 "When a sync was last asked for, in Unix time.",
-            )?,
-            programming_duration: make.histogram(
-                "network_programming_duration_seconds",
-                programming_buckets(),
-                "The time from the cause of a change of endpoints, as their slice states it, to the change in the kernel.",
             )?,
             endpoint_changes: make.counter(
                 "sync_proxy_rules_endpoint_changes_total",
@@ -140,11 +162,6 @@ impl ProxyMetrics {
                 FAMILY,
                 "Restores that failed in a sync that looked at changes only.",
             )?,
-            conntrack_duration: make.histogram(
-                "conntrack_reconciler_sync_duration_seconds",
-                sync_buckets(),
-                "How long one clean-up of stale connection tracking entries took.",
-            )?,
             conntrack_deleted: make.counters(
                 "conntrack_reconciler_deleted_entries_total",
                 FAMILY,
@@ -159,13 +176,7 @@ impl ProxyMetrics {
 
     fn begin_at_zero(&self, families: &[IpFamily]) {
         for family in families.iter().map(|family| label(*family)) {
-            for histogram in [
-                &self.sync_duration,
-                &self.full_sync_duration,
-                &self.partial_sync_duration,
-                &self.programming_duration,
-                &self.conntrack_duration,
-            ] {
+            for histogram in self.durations.all() {
                 let _ = histogram.with_label_values(&[family]);
             }
             for gauge in [&self.last_sync, &self.last_queued] {
@@ -193,18 +204,18 @@ impl ProxyMetrics {
     pub(super) fn observe(&self, report: &SyncReport, family: IpFamily, now: SystemTime) {
         let name = &[label(family)];
         let duration = report.duration.as_secs_f64();
-        self.sync_duration.with_label_values(name).observe(duration);
+        self.durations.sync.with_label_values(name).observe(duration);
         let failures = report.failed_restores[family];
         self.restore_failures.with_label_values(name).inc_by(failures);
         match report.kind {
-            SyncKind::Full => self.full_sync_duration.with_label_values(name).observe(duration),
+            SyncKind::Full => self.durations.full_sync.with_label_values(name).observe(duration),
             SyncKind::Partial => {
-                self.partial_sync_duration.with_label_values(name).observe(duration);
+                self.durations.partial_sync.with_label_values(name).observe(duration);
                 self.partial_restore_failures.with_label_values(name).inc_by(failures);
             }
         }
         for (_, _, took) in report.programmed.iter().filter(|(_, of, _)| *of == family) {
-            self.programming_duration.with_label_values(name).observe(took.as_secs_f64());
+            self.durations.programming.with_label_values(name).observe(took.as_secs_f64());
         }
         for table in Table::ALL {
             let labels = &[table.as_str(), label(family)];
@@ -214,7 +225,7 @@ impl ProxyMetrics {
             }
         }
         if let Some(cleanup) = &report.flow_cleanup[family] {
-            self.conntrack_duration.with_label_values(name).observe(cleanup.duration.as_secs_f64());
+            self.durations.conntrack.with_label_values(name).observe(cleanup.duration.as_secs_f64());
             self.conntrack_deleted.with_label_values(name).inc_by(cleanup.deleted);
         }
         if report.success() {

@@ -172,13 +172,7 @@ impl Ledger {
     ///
     /// Rules in host chains that nobody wants count only if they are `removable`: others may well be somebody else's, like
     /// a rule that kubelet writes with the same text.
-    pub(crate) fn observe(
-        &mut self,
-        owners: &mut Owners,
-        table: TableId,
-        dump: TableDump,
-        removable: &Claims,
-    ) -> u64 {
+    pub(crate) fn observe(&mut self, owners: &mut Owners, table: TableId, dump: TableDump, removable: &Claims) -> u64 {
         let mut chains: HashMap<ChainKey, ChainState> = HashMap::new();
         let mut rules: HashSet<RuleKey> = HashSet::new();
         for (name, found) in dump.chains {
@@ -189,10 +183,7 @@ impl Ledger {
                 }
                 FoundChain::Shared(specs) => {
                     chains.insert(chain, ChainState::SHARED);
-                    let found = specs.into_iter().map(|spec| RuleKey { chain, spec });
-                    rules.extend(found.filter(|rule| {
-                        self.rules.wanted(rule).is_some() || removable.is_jump(table, &name, &rule.spec)
-                    }));
+                    rules.extend(specs.into_iter().map(|spec| RuleKey { chain, spec }));
                 }
                 FoundChain::Host(specs) => {
                     // A host chain is never ours to remove, so that it counts only where somebody needs it to exist.

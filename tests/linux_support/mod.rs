@@ -14,7 +14,7 @@ use portolan::net::{IpFamily, Protocol};
 use rustix::thread::{UnshareFlags, unshare_unsafe};
 
 /// Runs a test in a network namespace of its own, with the loopback interface up.
-pub fn in_namespace(test: impl FnOnce() + Send) {
+pub(crate) fn in_namespace(test: impl FnOnce() + Send) {
     std::thread::scope(|scope| {
         let thread = scope.spawn(|| {
             // SAFETY: only the network namespace of this thread changes; no file descriptors are shared differently.
@@ -29,20 +29,20 @@ pub fn in_namespace(test: impl FnOnce() + Send) {
 }
 
 /// Runs a shell command in the calling thread's namespace and returns its output.
-pub fn shell(command: &str) -> String {
+pub(crate) fn shell(command: &str) -> String {
     let output = Command::new("sh").args(["-ec", command]).output().unwrap();
     assert!(output.status.success(), "{command}: {}", String::from_utf8_lossy(&output.stderr));
     String::from_utf8(output.stdout).unwrap()
 }
 
 /// A kernel with a lock file of its own, so that tests do not wait for each other, and the directory that holds it.
-pub fn kernel(variant: Variant) -> (LinuxKernel, tempfile::TempDir) {
+pub(crate) fn kernel(variant: Variant) -> (LinuxKernel, tempfile::TempDir) {
     let directory = tempfile::tempdir().unwrap();
     let kernel = LinuxKernel::new(options(variant, &directory)).unwrap();
     (kernel, directory)
 }
 
-pub fn options(variant: Variant, directory: &tempfile::TempDir) -> Options {
+pub(crate) fn options(variant: Variant, directory: &tempfile::TempDir) -> Options {
     let lock: OsString = directory.path().join("lock").into();
     Options {
         variant: Some(variant),
@@ -52,15 +52,15 @@ pub fn options(variant: Variant, directory: &tempfile::TempDir) -> Options {
     }
 }
 
-pub const SHARED: ChainName = ChainName::fixed("KUBE-SERVICES");
-pub const PRIVATE: ChainName = ChainName::fixed("KUBE-SVC-AAAAAAAAAAAAAAAA");
-pub const OTHER: ChainName = ChainName::fixed("KUBE-SVC-BBBBBBBBBBBBBBBB");
-pub const OUTPUT: ChainName = ChainName::fixed("OUTPUT");
-pub const JUMP: &str =
+pub(crate) const SHARED: ChainName = ChainName::fixed("KUBE-SERVICES");
+pub(crate) const PRIVATE: ChainName = ChainName::fixed("KUBE-SVC-AAAAAAAAAAAAAAAA");
+pub(crate) const OTHER: ChainName = ChainName::fixed("KUBE-SVC-BBBBBBBBBBBBBBBB");
+pub(crate) const OUTPUT: ChainName = ChainName::fixed("OUTPUT");
+pub(crate) const JUMP: &str =
     "-m conntrack --ctstate NEW -m comment --comment \"kubernetes service portals\" -j KUBE-SERVICES";
 
 /// What the tests call theirs.
-pub fn claims() -> Claims {
+pub(crate) fn claims() -> Claims {
     let mut claims = Claims::default();
     for table in Table::ALL {
         claims.chains.push((table, SHARED, ChainClass::Shared));
@@ -71,22 +71,22 @@ pub fn claims() -> Claims {
     claims
 }
 
-pub fn key(family: IpFamily, table: Table, name: ChainName) -> ChainKey {
+pub(crate) fn key(family: IpFamily, table: Table, name: ChainName) -> ChainKey {
     ChainKey { table: TableId { family, table }, name }
 }
 
-pub fn rule_key(chain: ChainKey, spec: &str) -> RuleKey {
+pub(crate) fn rule_key(chain: ChainKey, spec: &str) -> RuleKey {
     RuleKey { chain, spec: spec.into() }
 }
 
-pub fn text(rule: &Rule) -> Arc<str> {
+pub(crate) fn text(rule: &Rule) -> Arc<str> {
     let mut out = String::new();
     rule.render(&mut out);
     out.into()
 }
 
 /// Every kind of match and target that the backend writes into a table, alone and together.
-pub fn rules(family: IpFamily, table: Table) -> Vec<Rule> {
+pub(crate) fn rules(family: IpFamily, table: Table) -> Vec<Rule> {
     let net = |v4: &str, v6: &str| match family {
         IpFamily::V4 => v4.parse().unwrap(),
         IpFamily::V6 => v6.parse().unwrap(),

@@ -12,14 +12,14 @@ use portolan::net::{IpFamily, Protocol};
 
 /// A cluster at one moment.
 #[derive(Clone, Debug, Default, PartialEq)]
-pub struct World {
+pub(crate) struct World {
     pub services: BTreeMap<ServiceName, Service>,
     pub slices: BTreeMap<SliceName, EndpointSlice>,
 }
 
 impl World {
     /// Adds a Service named `name` in namespace `ns`, changed by `edit`, with one dual-stack port 80.
-    pub fn service(mut self, name: &str, number: u16, edit: impl FnOnce(&mut Service)) -> World {
+    pub(crate) fn service(mut self, name: &str, number: u16, edit: impl FnOnce(&mut Service)) -> World {
         let mut service = Service {
             cluster_ip_v4: Some(format!("10.96.{}.{}", number >> 8, number & 255).parse().unwrap()),
             cluster_ip_v6: Some(format!("fd00:96::{number:x}").parse().unwrap()),
@@ -32,7 +32,7 @@ impl World {
     }
 
     /// Adds a slice for a Service: port 8080 named `http`, ready endpoints at these addresses, changed by `edit`.
-    pub fn slice(
+    pub(crate) fn slice(
         mut self,
         service: &str,
         suffix: &str,
@@ -54,7 +54,7 @@ impl World {
     }
 
     /// The changes that lead from this world to another one: deletions first, then what is new or different.
-    pub fn changes_to(&self, to: &World) -> Vec<Change> {
+    pub(crate) fn changes_to(&self, to: &World) -> Vec<Change> {
         let gone_services = self.services.keys().filter(|name| !to.services.contains_key(*name));
         let gone_slices = self.slices.keys().filter(|name| !to.slices.contains_key(*name));
         let services = to.services.iter().filter(|(name, service)| self.services.get(*name) != Some(service));
@@ -68,14 +68,14 @@ impl World {
     }
 
     /// The changes with which a source begins: everything, then that it was everything.
-    pub fn initial(&self) -> Vec<Change> {
+    pub(crate) fn initial(&self) -> Vec<Change> {
         let mut changes = World::default().changes_to(self);
         changes.extend(self.complete());
         changes
     }
 
     /// That this is everything.
-    pub fn complete(&self) -> [Change; 2] {
+    pub(crate) fn complete(&self) -> [Change; 2] {
         [
             Change::Complete(Objects::Services(self.services.keys().cloned().collect::<HashSet<_>>())),
             Change::Complete(Objects::Slices(self.slices.keys().cloned().collect::<HashSet<_>>())),
@@ -83,20 +83,20 @@ impl World {
     }
 }
 
-pub fn service_name(name: &str) -> ServiceName {
+pub(crate) fn service_name(name: &str) -> ServiceName {
     ServiceName::new("ns", name)
 }
 
-pub fn number(port: u16) -> NonZeroU16 {
+pub(crate) fn number(port: u16) -> NonZeroU16 {
     NonZeroU16::new(port).unwrap()
 }
 
-pub fn port(name: &str, protocol: Protocol, at: u16, node_port: Option<u16>) -> ServicePort {
+pub(crate) fn port(name: &str, protocol: Protocol, at: u16, node_port: Option<u16>) -> ServicePort {
     ServicePort { name: name.into(), protocol, port: number(at), node_port: node_port.map(number) }
 }
 
 /// A ready endpoint on node `node2`, or on `node1` if its address is one of 10.244.0.0/24 or fd00:10:244::/64.
-pub fn endpoint(address: &str) -> Endpoint {
+pub(crate) fn endpoint(address: &str) -> Endpoint {
     let address: IpAddr = address.parse().unwrap();
     let text = address.to_string();
     let here = text.starts_with("10.244.0.") || text.starts_with("fd00:10:244::");
@@ -108,15 +108,15 @@ pub fn endpoint(address: &str) -> Endpoint {
     }
 }
 
-pub fn udp(service: &mut Service) {
+pub(crate) fn udp(service: &mut Service) {
     service.ports = Box::new([port("dns", Protocol::Udp, 53, None)]);
 }
 
-pub fn udp_slice(slice: &mut EndpointSlice) {
+pub(crate) fn udp_slice(slice: &mut EndpointSlice) {
     slice.ports = Box::new([EndpointPort { name: "dns".into(), protocol: Protocol::Udp, port: number(53) }]);
 }
 
-pub fn local_external(service: &mut Service) {
+pub(crate) fn local_external(service: &mut Service) {
     service.ports = Box::new([port("http", Protocol::Tcp, 80, Some(30080))]);
     service.load_balancer_vips = Box::new(["203.0.113.10".parse().unwrap(), "fd00:203::10".parse().unwrap()]);
     service.external_traffic_policy = TrafficPolicy::Local;

@@ -12,27 +12,27 @@ use portolan::model::Change;
 use portolan::sync::clock::TestClock;
 use portolan::sync::{Engine, Options, SyncReport};
 
-pub fn context() -> NodeContext {
+pub(crate) fn context() -> NodeContext {
     let mut context = NodeContext { node_name: "node1".into(), ..NodeContext::default() };
     context.local_detector.v4 = Some(LocalDetector::SourceCidr("10.244.0.0/16".parse().unwrap()));
     context.local_detector.v6 = Some(LocalDetector::SourceCidr("fd00:10:244::/48".parse().unwrap()));
     context
 }
 
-pub struct Rig<K> {
+pub(crate) struct Rig<K> {
     pub engine: Engine<K, TestClock>,
     pub clock: TestClock,
 }
 
-pub fn fake() -> Rig<FakeKernel> {
+pub(crate) fn fake() -> Rig<FakeKernel> {
     on(FakeKernel::default(), Options::default())
 }
 
-pub fn faulty(kernel: FakeKernel, fault: Fault, options: Options) -> Rig<FaultyKernel<FakeKernel>> {
+pub(crate) fn faulty(kernel: FakeKernel, fault: Fault, options: Options) -> Rig<FaultyKernel<FakeKernel>> {
     on(FaultyKernel::new(kernel, fault), options)
 }
 
-pub fn on<K: Kernel>(kernel: K, options: Options) -> Rig<K> {
+pub(crate) fn on<K: Kernel>(kernel: K, options: Options) -> Rig<K> {
     let clock = TestClock::default();
     let context_of = Box::new(|_: &_, _: &_| context());
     let engine = Engine::new(kernel, clock.clone(), Box::new(IptablesBackend), context_of, options);
@@ -40,16 +40,16 @@ pub fn on<K: Kernel>(kernel: K, options: Options) -> Rig<K> {
 }
 
 impl<K: Kernel> Rig<K> {
-    pub fn apply(&mut self, changes: impl IntoIterator<Item = Change>) {
+    pub(crate) fn apply(&mut self, changes: impl IntoIterator<Item = Change>) {
         changes.into_iter().for_each(|change| self.engine.apply(change));
     }
 
-    pub fn sync(&mut self) -> SyncReport {
+    pub(crate) fn sync(&mut self) -> SyncReport {
         self.engine.sync().expect("both lists are complete")
     }
 
     /// Syncs until nothing is left to do, moving the clock to each retry; fails after a hundred attempts.
-    pub fn settle(&mut self) -> SyncReport {
+    pub(crate) fn settle(&mut self) -> SyncReport {
         for _ in 0..100 {
             let report = self.sync();
             if report.success() {
@@ -62,19 +62,19 @@ impl<K: Kernel> Rig<K> {
 }
 
 impl Rig<FakeKernel> {
-    pub fn text(&self) -> String {
+    pub(crate) fn text(&self) -> String {
         self.engine.kernel().canonical_text(&IptablesBackend.claims())
     }
 }
 
 impl Rig<FaultyKernel<FakeKernel>> {
-    pub fn text(&self) -> String {
+    pub(crate) fn text(&self) -> String {
         self.engine.kernel().inner.canonical_text(&IptablesBackend.claims())
     }
 }
 
 /// What a kernel holds after a first sync of this cluster.
-pub fn from_scratch(world: &crate::cluster::World) -> String {
+pub(crate) fn from_scratch(world: &crate::cluster::World) -> String {
     let mut rig = fake();
     rig.apply(world.initial());
     assert!(rig.sync().success());
@@ -82,7 +82,7 @@ pub fn from_scratch(world: &crate::cluster::World) -> String {
 }
 
 /// Operations that took effect.
-pub fn operations(report: &SyncReport) -> Vec<(&'static str, u64)> {
+pub(crate) fn operations(report: &SyncReport) -> Vec<(&'static str, u64)> {
     report
         .operations
         .iter()

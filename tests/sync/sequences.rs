@@ -16,7 +16,7 @@ fn web() -> World {
 }
 
 /// Clusters, each with a name that says what is special about it.
-pub fn states() -> Vec<(&'static str, World)> {
+pub(crate) fn states() -> Vec<(&'static str, World)> {
     let conditions = |ready, serving, terminating| Conditions { ready, serving, terminating };
     vec![
         ("empty", World::default()),

@@ -236,7 +236,7 @@ fn internal_policy_local_needs_no_cluster_list_unless_there_is_an_external_addre
     let endpoints =
         [endpoint("10.0.0.1", Some("node-1"), Conditions::READY), endpoint("10.0.0.2", None, Conditions::READY)];
     let internal = Service { internal_traffic_policy: TrafficPolicy::Local, ..service() };
-    assert_eq!(plan(internal.clone(), &endpoints).cluster_endpoints, []);
+    assert_eq!(plan(internal.clone(), &endpoints).cluster_endpoints, [0_usize; 0]);
     assert_eq!(plan(internal.clone(), &endpoints).reachable_endpoints, [0]);
     let node_port = ServicePort { node_port: NonZeroU16::new(30000), ..port("http", Protocol::Tcp, 80) };
     let external = Service { ports: [node_port].into(), ..internal };

@@ -150,7 +150,7 @@ fn node_ports_are_served_where_they_should_be(
 
 #[test]
 fn the_jump_to_node_ports_stays_behind_all_services() {
-    let fragments = setup::external_service().endpoint(A, HERE).fragments();
+    let fragments = external_service().endpoint(A, HERE).fragments();
     for order in [[0, 1], [1, 0]] {
         let text = restore_text(IpFamily::V4, order.map(|at| &fragments[at]));
         let last = text.lines().rfind(|line| line.starts_with("-A KUBE-SERVICES ")).unwrap();
@@ -177,7 +177,7 @@ fn class(claims: &Claims, table: Table, name: &str) -> ChainClass {
 #[test]
 fn what_is_written_is_claimed_with_its_class() {
     let claims = IptablesBackend.claims();
-    let mut setup = setup::external_service().external_local().source_range("203.0.113.0/24").endpoint(A, HERE);
+    let mut setup = external_service().external_local().source_range("203.0.113.0/24").endpoint(A, HERE);
     setup.service.internal_traffic_policy = crate::model::TrafficPolicy::Local;
     for fragment in setup.fragments() {
         for chain in &fragment.shared_chains {

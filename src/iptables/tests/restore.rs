@@ -69,7 +69,7 @@ fn check(fragments: &[Fragment]) {
     let mut known: HashSet<ChainKey> = fragments.iter().flat_map(|fragment| fragment.shared_chains.clone()).collect();
     let mut unused = HashMap::new();
     for (chain, body) in fragments.iter().flat_map(|fragment| &fragment.chains) {
-        assert_ne!(body.rules, 0, "{chain} is empty");
+        assert_ne!(body.digest.rules, 0, "{chain} is empty");
         for line in body.text.lines() {
             let rule = Rule::parse(line).unwrap();
             if let Some(Target::Jump(name)) = rule.target {

@@ -1,11 +1,11 @@
-//! Delays between attempts.
+//! Delays between attempts, and chance.
 
 use std::hash::BuildHasher;
 use std::time::{Duration, Instant};
 
 /// Growing delays with a random part.
 #[derive(Debug)]
-pub struct Backoff {
+pub(super) struct Backoff {
     min: Duration,
     max: Duration,
     failures: u32,
@@ -17,12 +17,12 @@ const CALM: u32 = 4;
 
 impl Backoff {
     /// Delays from `min` to `max`.
-    pub fn new(min: Duration, max: Duration) -> Backoff {
+    pub(super) fn new(min: Duration, max: Duration) -> Backoff {
         Backoff { min, max, failures: 0, last_failure: None }
     }
 
     /// The delay after one more failure at this time: between half of and all of min, 2 min, 4 min ... max.
-    pub fn after_failure(&mut self, now: Instant) -> Duration {
+    pub(super) fn after_failure(&mut self, now: Instant) -> Duration {
         if self.last_failure.is_some_and(|last| now.duration_since(last) > self.max * CALM) {
             self.failures = 0;
         }
@@ -34,7 +34,7 @@ impl Backoff {
 }
 
 /// A number from 0 to 1. Hashers are seeded at random, and that is random enough here.
-fn random_fraction() -> f64 {
+pub(super) fn random_fraction() -> f64 {
     let bits = std::collections::hash_map::RandomState::new().hash_one(0) >> 32;
     bits as f64 / f64::from(u32::MAX)
 }

@@ -11,7 +11,7 @@ use crate::model::convert::{self, Interner};
 use crate::model::{Change, Note, ObjectKind, Objects, ServiceName, SliceName};
 
 /// What a watch needs to know about a kind of object.
-pub trait Kind {
+pub(super) trait Kind {
     /// The object as it arrives.
     type Object: DeserializeOwned;
     /// What tells objects apart.
@@ -36,7 +36,7 @@ pub trait Kind {
 }
 
 /// Services that this proxy takes care of. Selectors are kube-proxy's.
-pub struct Services;
+pub(super) struct Services;
 
 impl Kind for Services {
     type Object = wire::Service;
@@ -71,7 +71,7 @@ impl Kind for Services {
 }
 
 /// EndpointSlices of Services that have cluster IPs. Selectors are kube-proxy's.
-pub struct Slices;
+pub(super) struct Slices;
 
 impl Kind for Slices {
     type Object = wire::EndpointSlice;
@@ -107,13 +107,13 @@ impl Kind for Slices {
 
 /// The own Node. When it is deleted the last known one stays in force: a node that still runs pods must still
 /// route their traffic.
-pub struct Nodes {
+pub(super) struct Nodes {
     name: Arc<str>,
 }
 
 impl Nodes {
     /// The Node of this name.
-    pub fn new(name: &str) -> Nodes {
+    pub(super) fn new(name: &str) -> Nodes {
         Nodes { name: Arc::from(name) }
     }
 }

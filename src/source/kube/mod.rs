@@ -24,7 +24,7 @@ use watch::Watch;
 /// How patient the watches are. The default is right for everything but tests.
 #[derive(Clone, Debug)]
 pub struct WatchOptions {
-    /// After which time the server is asked to end a watch, in whole seconds.
+    /// After which time at most the server is asked to end a watch, in whole seconds; a quarter of it is left to chance.
     pub watch_timeout: Duration,
     /// A watch on which nothing has been heard for this long is taken for dead and continued on a new connection.
     /// Servers send a bookmark about once a minute.

@@ -24,7 +24,7 @@ use tokio::time::timeout;
 use crate::model::convert::{Interner, object_name};
 use crate::source::Event;
 use crate::source::kube::WatchOptions;
-use crate::source::kube::backoff::Backoff;
+use crate::source::kube::backoff::{Backoff, random_fraction};
 use crate::source::kube::kinds::Kind;
 
 /// The annotation of the bookmark that ends a streamed list.
@@ -51,7 +51,7 @@ struct Listing<N> {
 }
 
 /// The watch of one kind of object.
-pub struct Watch<'a, K: Kind> {
+pub(super) struct Watch<'a, K: Kind> {
     client: &'a Client,
     kind: K,
     sender: &'a Sender<Event>,
@@ -61,8 +61,6 @@ pub struct Watch<'a, K: Kind> {
     position: Option<String>,
     /// Whether to try streamed lists.
     streaming: bool,
-    /// Whether a list has been complete before.
-    listed: bool,
     /// Objects about which notes have been sent.
     noted: HashSet<String>,
     /// Present while a list is under way.
@@ -86,7 +84,7 @@ struct PageMetadata {
 
 impl<'a, K: Kind> Watch<'a, K> {
     /// A watch that has not begun.
-    pub fn new(
+    pub(super) fn new(
         client: &'a Client,
         kind: K,
         sender: &'a Sender<Event>,
@@ -102,14 +100,13 @@ impl<'a, K: Kind> Watch<'a, K> {
             backoff: Backoff::new(options.min_backoff, options.max_backoff),
             position: None,
             streaming: true,
-            listed: false,
             noted: HashSet::new(),
             listing: None,
         }
     }
 
     /// Lists and watches until nobody listens.
-    pub async fn run(&mut self) {
+    pub(super) async fn run(&mut self) {
         loop {
             let started = Instant::now();
             let end = match (&self.position, self.streaming) {
@@ -189,17 +186,13 @@ impl<'a, K: Kind> Watch<'a, K> {
         let params = WatchParams {
             label_selector: self.kind.labels(),
             field_selector: self.kind.fields(),
-            timeout: Some(u32::try_from(self.options.watch_timeout.as_secs()).unwrap_or(u32::MAX)),
+            timeout: Some(self.watch_seconds()),
             bookmarks: true,
             send_initial_events: self.position.is_none(),
         };
-        let from = match &self.position {
-            Some(position) => position.as_str(),
-            // The first list may come from the server's cache, as kube-proxy's does. A later one must not be
-            // older than what we know, so it asks for the newest.
-            None if self.listed => "",
-            None => "0",
-        };
+        // Without a position the list is the newest state, not what some server happens to have cached: what it
+        // brings must never be older than what we know.
+        let from = self.position.as_deref().unwrap_or_default();
         let request =
             Request::new(K::PATH).watch(&params, from).map_err(|error| End::Retry(error.to_string(), None))?;
         if self.position.is_none() {
@@ -217,6 +210,13 @@ impl<'a, K: Kind> Watch<'a, K> {
                 .map_err(|error| End::Relist(format!("unreadable watch event: {error}")))?;
             self.handle(event)?;
         }
+    }
+
+    /// Some time between three quarters of and the whole time that watches last, so that the watches of a cluster
+    /// whose nodes started together do not end together for ever.
+    fn watch_seconds(&self) -> u32 {
+        let seconds = self.options.watch_timeout.mul_f64(0.75 + random_fraction() / 4.0).as_secs();
+        u32::try_from(seconds).unwrap_or(u32::MAX)
     }
 
     /// Reads one line. A last line without line end is a broken connection, whatever it contains.
@@ -296,7 +296,6 @@ impl<'a, K: Kind> Watch<'a, K> {
         for object in gone {
             self.clear_notes(object)?;
         }
-        self.listed = true;
         self.position = Some(version);
         Ok(())
     }

@@ -10,15 +10,15 @@ const MAX_NODES: usize = 50_000_000;
 
 /// What tells objects apart.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Name {
+pub(super) enum Name {
     Service(ServiceName),
     Slice(SliceName),
-    Node,
+    Node(String),
 }
 
 /// What an object is to us; `None`: nothing that a proxy serves.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Content {
+pub(super) enum Content {
     Service(Option<Service>),
     Slice(Option<EndpointSlice>),
     Node(Node),
@@ -26,7 +26,7 @@ pub enum Content {
 
 /// One object of a file.
 #[derive(Clone, Debug)]
-pub struct Object {
+pub(super) struct Object {
     pub name: Name,
     pub content: Content,
     /// What is wrong with it.
@@ -37,7 +37,7 @@ pub struct Object {
 
 /// What a file contains.
 #[derive(Clone, Debug, Default)]
-pub struct Contents {
+pub(super) struct Contents {
     pub objects: Vec<Object>,
     /// What is wrong with documents, and with objects that have no usable name.
     pub notes: Vec<Note>,
@@ -46,7 +46,7 @@ pub struct Contents {
 }
 
 /// Reads a file's text. `file` is its name for messages; `own_node` is the name of the Node to take.
-pub fn read(file: &str, text: &str, own_node: &str, interner: &mut Interner) -> Contents {
+pub(super) fn read(file: &str, text: &str, own_node: &str, interner: &mut Interner) -> Contents {
     let mut reader = Reader { file, own_node, interner, contents: Contents::default(), document: 0 };
     if file.ends_with(".json") {
         reader.read_json(text)
@@ -182,7 +182,7 @@ impl Reader<'_> {
         };
         if object_name(&object.metadata) == self.own_node {
             let (node, notes) = convert::node(&object, self.interner);
-            self.add(Name::Node, Content::Node(node), notes);
+            self.add(Name::Node(self.own_node.to_owned()), Content::Node(node), notes);
         }
     }
 
@@ -248,4 +248,56 @@ fn documents(text: &str) -> Vec<(usize, &str)> {
 fn is_blank(line: &str) -> bool {
     let text = line.trim().trim_start_matches('\u{feff}');
     text.is_empty() || text.starts_with('#') || line.starts_with('%')
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn read_any(file: &str, text: &str) -> Contents {
+        read(file, text, "n1", &mut Interner::default())
+    }
+
+    #[test]
+    fn documents_are_cut_at_markers_and_nowhere_else() {
+        let text = "%YAML 1.2\n---\na: |\n  ---\n  x\n--- # second\nb\n---c\n...\n---\n\n# none\n---";
+        let cut = documents(text);
+        assert_eq!(cut, [(1, "\na: |\n  ---\n  x\n"), (5, " # second\nb\n---c\n")]);
+    }
+
+    #[test]
+    fn a_file_that_ends_anywhere_is_read_as_far_as_it_goes() {
+        let object =
+            "apiVersion: v1\nkind: Service\nmetadata: {name: e, namespace: \"b\"}\nspec: {clusterIP: 10.0.0.1}\n";
+        let text = format!("{object}---\n{object}");
+        for end in 0..text.len() {
+            let contents = read_any("a.yaml", &text[..end]);
+            if end >= object.len() + "---".len() {
+                let first = contents.objects.first().unwrap_or_else(|| panic!("{end}: {contents:?}"));
+                assert!(matches!(&first.content, Content::Service(Some(_))), "{end}: {contents:?}");
+            }
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn any_text_is_read_without_failing(
+            lines in proptest::collection::vec(prop_oneof![
+                "[ \\-]{0,4}[a-z]{0,3}: ?[\\[\\{\\]\\}&*!|>\"'a-z0-9.,%#-]{0,8}",
+                Just("---".to_owned()),
+                Just("apiVersion: v1".to_owned()),
+                Just("kind: Service".to_owned()),
+                Just("kind: List".to_owned()),
+                Just("items:".to_owned()),
+                Just("- metadata: {name: a}".to_owned()),
+                ".*",
+            ], 0..12)
+        ) {
+            let text = lines.join("\n");
+            read_any("a.yaml", &text);
+            read_any("a.json", &text);
+        }
+    }
 }

@@ -12,7 +12,7 @@ use crate::source::manifests::document::{self, Contents, Object};
 const KEPT: &str = "what it contained before stays in force";
 
 /// All files of a path.
-pub struct Files {
+pub(super) struct Files {
     path: PathBuf,
     own_node: String,
     files: BTreeMap<String, File>,
@@ -31,7 +31,7 @@ struct File {
 }
 
 impl Files {
-    pub fn new(path: &Path, own_node: &str) -> Files {
+    pub(super) fn new(path: &Path, own_node: &str) -> Files {
         Files {
             path: path.to_owned(),
             own_node: own_node.to_owned(),
@@ -43,7 +43,7 @@ impl Files {
     }
 
     /// The names and paths of the files, sorted by name. Errors: the path cannot be read.
-    pub fn names(&self) -> io::Result<BTreeMap<String, PathBuf>> {
+    pub(super) fn names(&self) -> io::Result<BTreeMap<String, PathBuf>> {
         let metadata = std::fs::metadata(&self.path)?;
         if !metadata.is_dir() {
             return Ok(BTreeMap::from([(display_name(&self.path), self.path.clone())]));
@@ -63,7 +63,7 @@ impl Files {
     }
 
     /// Reads the files that have changed and forgets those that are gone.
-    pub fn reload(&mut self) {
+    pub(super) fn reload(&mut self) {
         self.note = None;
         let names = match self.names() {
             Ok(names) => names,
@@ -104,12 +104,12 @@ impl Files {
     }
 
     /// All objects in the order of files and documents.
-    pub fn objects(&self) -> impl Iterator<Item = &Object> {
+    pub(super) fn objects(&self) -> impl Iterator<Item = &Object> {
         self.files.values().flat_map(|file| &file.contents.objects)
     }
 
     /// What is wrong with files and documents.
-    pub fn notes(&self) -> impl Iterator<Item = &Note> {
+    pub(super) fn notes(&self) -> impl Iterator<Item = &Note> {
         self.note.iter().chain(self.files.values().flat_map(|file| &file.contents.notes))
     }
 }

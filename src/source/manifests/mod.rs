@@ -107,7 +107,7 @@ fn change(name: &Name, content: &Content) -> Change {
         // Not made by anything: the name of an object is of the object's kind.
         (Name::Service(name), _) => Change::Service(name.clone(), None),
         (Name::Slice(name), _) => Change::Slice(name.clone(), None),
-        (Name::Node, _) => Change::Node(crate::model::Node::default()),
+        (Name::Node(_), _) => Change::Node(crate::model::Node::default()),
     }
 }
 
@@ -116,7 +116,7 @@ fn deletion(name: &Name) -> Option<Change> {
     match name {
         Name::Service(name) => Some(Change::Service(name.clone(), None)),
         Name::Slice(name) => Some(Change::Slice(name.clone(), None)),
-        Name::Node => None,
+        Name::Node(_) => None,
     }
 }
 
@@ -126,7 +126,7 @@ fn complete<'a>(names: impl Iterator<Item = &'a Name>) -> [Change; 2] {
         match name {
             Name::Service(name) => drop(services.insert(name.clone())),
             Name::Slice(name) => drop(slices.insert(name.clone())),
-            Name::Node => {}
+            Name::Node(_) => {}
         }
     }
     [Change::Complete(Objects::Services(services)), Change::Complete(Objects::Slices(slices))]
@@ -136,7 +136,7 @@ fn defined_twice(earlier: &Object, later: &Object) -> Note {
     let (kind, object) = match &later.name {
         Name::Service(name) => (ObjectKind::Service, name.to_string()),
         Name::Slice(name) => (ObjectKind::EndpointSlice, name.to_string()),
-        Name::Node => (ObjectKind::Node, "of this name".to_owned()),
+        Name::Node(name) => (ObjectKind::Node, name.clone()),
     };
     let reason = format!("defined in {} and again in {}; the last one counts", earlier.place, later.place);
     Note { kind, object, field: String::new(), reason }

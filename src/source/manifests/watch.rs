@@ -54,12 +54,12 @@ pub fn watch(path: &Path, node_name: &str, sender: Sender<Event>) -> Result<Watc
     // Before the first read, so that no change falls between the two.
     inotify.refresh();
     let run = move || {
-        if send(&sender, manifests.reload()).is_err() {
+        if !send(&sender, manifests.reload()) {
             return;
         }
         while wait(&woken, &inotify) {
             inotify.refresh();
-            if send(&sender, manifests.reload()).is_err() {
+            if !send(&sender, manifests.reload()) {
                 return;
             }
         }
@@ -68,8 +68,9 @@ pub fn watch(path: &Path, node_name: &str, sender: Sender<Event>) -> Result<Watc
     Ok(Watching { wake, thread: Some(thread) })
 }
 
-fn send(sender: &Sender<Event>, events: Vec<Event>) -> Result<(), std::sync::mpsc::SendError<Event>> {
-    events.into_iter().try_for_each(|event| sender.send(event))
+/// False: nobody listens any more.
+fn send(sender: &Sender<Event>, events: Vec<Event>) -> bool {
+    events.into_iter().all(|event| sender.send(event).is_ok())
 }
 
 /// Waits for changes to come to rest. False: stop.

@@ -19,7 +19,7 @@ use super::{Command, Request, Shared};
 type Params = BTreeMap<String, String>;
 type Lines = mpsc::Sender<io::Result<String>>;
 
-pub fn router(shared: Arc<Shared>) -> Router {
+pub(super) fn router(shared: Arc<Shared>) -> Router {
     Router::new().fallback(answer).with_state(shared)
 }
 

@@ -17,12 +17,12 @@ use std::time::Duration;
 use serde_json::Value;
 use tokio::sync::{broadcast, oneshot, watch};
 
-pub use store::Resource;
+pub(crate) use store::Resource;
 use store::Store;
 
 /// One request that was received.
 #[derive(Clone, Debug)]
-pub struct Request {
+pub(crate) struct Request {
     /// What was asked for.
     pub resource: Resource,
     /// The query, decoded.
@@ -31,22 +31,22 @@ pub struct Request {
 
 impl Request {
     /// A parameter; empty if it is not there.
-    pub fn param(&self, name: &str) -> &str {
+    pub(crate) fn param(&self, name: &str) -> &str {
         self.query.get(name).map_or("", String::as_str)
     }
 
     /// Whether this is a watch.
-    pub fn is_watch(&self) -> bool {
+    pub(crate) fn is_watch(&self) -> bool {
         self.param("watch") == "true"
     }
 
     /// Whether this is a watch that begins with a list.
-    pub fn is_streamed_list(&self) -> bool {
+    pub(crate) fn is_streamed_list(&self) -> bool {
         self.is_watch() && self.param("sendInitialEvents") == "true"
     }
 
     /// Whether this is a list (one page of it).
-    pub fn is_list(&self) -> bool {
+    pub(crate) fn is_list(&self) -> bool {
         !self.is_watch()
     }
 }
@@ -109,7 +109,7 @@ impl Shared {
 }
 
 /// A running server.
-pub struct ApiServer {
+pub(crate) struct ApiServer {
     address: SocketAddr,
     shared: Arc<Shared>,
     stop: Option<oneshot::Sender<()>>,
@@ -118,7 +118,7 @@ pub struct ApiServer {
 
 impl ApiServer {
     /// Starts a server without objects on a free port.
-    pub fn start() -> ApiServer {
+    pub(crate) fn start() -> ApiServer {
         let shared = Arc::new(Shared {
             store: Mutex::default(),
             faults: Mutex::default(),
@@ -148,116 +148,116 @@ impl ApiServer {
     }
 
     /// `http://127.0.0.1:port`.
-    pub fn url(&self) -> String {
+    pub(crate) fn url(&self) -> String {
         format!("http://{}", self.address)
     }
 
     /// Creates or replaces an object, which must have `kind` and `metadata.name`. Returns its version.
-    pub fn apply(&self, object: Value) -> u64 {
+    pub(crate) fn apply(&self, object: Value) -> u64 {
         let version = self.shared.store().apply(object);
         self.shared.changed.send_replace(version);
         version
     }
 
     /// Removes an object; without effect if there is none. An empty namespace for objects without one.
-    pub fn delete(&self, resource: Resource, namespace: &str, name: &str) {
+    pub(crate) fn delete(&self, resource: Resource, namespace: &str, name: &str) {
         let version = self.shared.store().delete(resource, namespace, name);
         self.shared.changed.send_replace(version);
     }
 
     /// Forgets history: positions from before now, and lists under way, get 410.
-    pub fn compact(&self) {
+    pub(crate) fn compact(&self) {
         self.shared.store().compact();
     }
 
     /// All requests so far, in order.
-    pub fn requests(&self) -> Vec<Request> {
+    pub(crate) fn requests(&self) -> Vec<Request> {
         self.shared.requests.lock().unwrap().clone()
     }
 
     /// How many requests so far are such.
-    pub fn count(&self, such: impl Fn(&Request) -> bool) -> usize {
+    pub(crate) fn count(&self, such: impl Fn(&Request) -> bool) -> usize {
         self.requests().iter().filter(|request| such(request)).count()
     }
 
     /// How many watches of a resource are open.
-    pub fn open_watches(&self, resource: Resource) -> usize {
+    pub(crate) fn open_watches(&self, resource: Resource) -> usize {
         self.shared.store().open_watches(resource)
     }
 
     /// Refuses streamed lists from now on.
-    pub fn refuse_streaming(&self) {
+    pub(crate) fn refuse_streaming(&self) {
         self.shared.faults().refuse_streaming = true;
     }
 
     /// Takes streamed lists for ordinary watches from now on: no bookmark ends them.
-    pub fn ignore_streaming(&self) {
+    pub(crate) fn ignore_streaming(&self) {
         self.shared.faults().ignore_streaming = true;
     }
 
     /// Answers 410 to watches by an HTTP status from now on.
-    pub fn expire_by_status(&self) {
+    pub(crate) fn expire_by_status(&self) {
         self.shared.faults().expire_by_status = true;
     }
 
     /// Answers the next `times` requests for the resource with this status.
-    pub fn fail(&self, resource: Resource, times: usize, status: u16, retry_after: u32) {
+    pub(crate) fn fail(&self, resource: Resource, times: usize, status: u16, retry_after: u32) {
         self.shared.faults().failures.extend(std::iter::repeat_n((resource, status, retry_after), times));
     }
 
     /// Answers properly again after [`ApiServer::fail`].
-    pub fn heal(&self) {
+    pub(crate) fn heal(&self) {
         self.shared.faults().failures.clear();
     }
 
     /// Lets each list hang at this page (counted from 0) until [`ApiServer::release`].
-    pub fn stall_page(&self, page: usize) {
+    pub(crate) fn stall_page(&self, page: usize) {
         self.shared.faults().stalled_page = Some(page);
     }
 
     /// Lets lists go on.
-    pub fn release(&self) {
+    pub(crate) fn release(&self) {
         self.shared.faults().stalled_page = None;
         self.shared.released.send_modify(|count| *count += 1);
     }
 
     /// Waits that long before each page of a list.
-    pub fn delay_lists(&self, delay: Duration) {
+    pub(crate) fn delay_lists(&self, delay: Duration) {
         self.shared.faults().list_delay = delay;
     }
 
     /// Breaks the connection of the next streamed list after that many objects.
-    pub fn break_streamed_list(&self, objects: usize) {
+    pub(crate) fn break_streamed_list(&self, objects: usize) {
         self.shared.faults().break_streamed_list = Some(objects);
     }
 
     /// Breaks the connections of all watches of a resource.
-    pub fn drop_watches(&self, resource: Resource) {
+    pub(crate) fn drop_watches(&self, resource: Resource) {
         self.command(resource, Command::Drop);
     }
 
     /// Ends all watches of a resource in the ordinary way.
-    pub fn end_watches(&self, resource: Resource) {
+    pub(crate) fn end_watches(&self, resource: Resource) {
         self.command(resource, Command::End);
     }
 
     /// Sends a 410 event to all watches of a resource and ends them.
-    pub fn expire_watches(&self, resource: Resource) {
+    pub(crate) fn expire_watches(&self, resource: Resource) {
         self.command(resource, Command::Expire);
     }
 
     /// Sends a bookmark to all watches of a resource.
-    pub fn bookmark(&self, resource: Resource) {
+    pub(crate) fn bookmark(&self, resource: Resource) {
         self.command(resource, Command::Bookmark);
     }
 
     /// Sends bytes as they are to all watches of a resource.
-    pub fn send_raw(&self, resource: Resource, bytes: &str) {
+    pub(crate) fn send_raw(&self, resource: Resource, bytes: &str) {
         self.command(resource, Command::Raw(bytes.to_owned()));
     }
 
     /// Lets all watches of a resource go silent.
-    pub fn stall_watches(&self, resource: Resource) {
+    pub(crate) fn stall_watches(&self, resource: Resource) {
         self.command(resource, Command::Stall);
     }
 

@@ -4,7 +4,7 @@ use serde_json::Value;
 
 /// Whether an object matches both selectors of a request. Supported: `key`, `!key`, `key=value`, `key!=value`, and
 /// lists of them; in fields the key is a path. Panics for anything else, so that no test passes by accident.
-pub fn matches(object: &Value, labels: &str, fields: &str) -> bool {
+pub(super) fn matches(object: &Value, labels: &str, fields: &str) -> bool {
     let label = |key: &str| object["metadata"]["labels"].get(key).map(text);
     let field = |key: &str| Some(object.pointer(&format!("/{}", key.replace('.', "/"))).map_or(String::new(), text));
     terms(labels).all(|term| term_matches(term, label)) && terms(fields).all(|term| term_matches(term, field))

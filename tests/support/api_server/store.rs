@@ -8,7 +8,7 @@ use super::selector::matches;
 
 /// The resources that are served.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub enum Resource {
+pub(crate) enum Resource {
     /// Services.
     Services,
     /// EndpointSlices.
@@ -19,7 +19,7 @@ pub enum Resource {
 
 impl Resource {
     /// The resource at a path.
-    pub fn at(path: &str) -> Option<Resource> {
+    pub(crate) fn at(path: &str) -> Option<Resource> {
         match path {
             "/api/v1/services" => Some(Resource::Services),
             "/apis/discovery.k8s.io/v1/endpointslices" => Some(Resource::Slices),
@@ -29,7 +29,7 @@ impl Resource {
     }
 
     /// The kind of its objects.
-    pub fn kind(self) -> &'static str {
+    pub(crate) fn kind(self) -> &'static str {
         match self {
             Resource::Services => "Service",
             Resource::Slices => "EndpointSlice",
@@ -38,7 +38,7 @@ impl Resource {
     }
 
     /// The apiVersion of its objects.
-    pub fn api_version(self) -> &'static str {
+    pub(crate) fn api_version(self) -> &'static str {
         match self {
             Resource::Services | Resource::Nodes => "v1",
             Resource::Slices => "discovery.k8s.io/v1",
@@ -64,7 +64,7 @@ struct Happening {
 }
 
 /// The rest of a list in pages.
-pub struct Rest {
+pub(super) struct Rest {
     /// The version of the list.
     pub version: u64,
     /// What has not been sent yet.
@@ -75,7 +75,7 @@ pub struct Rest {
 
 /// All objects.
 #[derive(Default)]
-pub struct Store {
+pub(super) struct Store {
     version: u64,
     compacted: u64,
     objects: BTreeMap<Key, Value>,
@@ -85,11 +85,11 @@ pub struct Store {
 }
 
 impl Store {
-    pub fn version(&self) -> u64 {
+    pub(super) fn version(&self) -> u64 {
         self.version
     }
 
-    pub fn apply(&mut self, mut object: Value) -> u64 {
+    pub(super) fn apply(&mut self, mut object: Value) -> u64 {
         let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
         let resource = Resource::of_kind(object["kind"].as_str().unwrap_or_default());
         let key = (resource, text(&object["metadata"]["namespace"]), text(&object["metadata"]["name"]));
@@ -103,7 +103,7 @@ impl Store {
         self.version
     }
 
-    pub fn delete(&mut self, resource: Resource, namespace: &str, name: &str) -> u64 {
+    pub(super) fn delete(&mut self, resource: Resource, namespace: &str, name: &str) -> u64 {
         if let Some(before) = self.objects.remove(&(resource, namespace.to_owned(), name.to_owned())) {
             self.version += 1;
             self.log.push(Happening { version: self.version, resource, before: Some(before), after: None });
@@ -111,25 +111,25 @@ impl Store {
         self.version
     }
 
-    pub fn compact(&mut self) {
+    pub(super) fn compact(&mut self) {
         self.compacted = self.version;
         self.log.clear();
         self.rests.clear();
     }
 
     /// Whether a watch can begin at a version.
-    pub fn knows(&self, version: u64) -> bool {
+    pub(super) fn knows(&self, version: u64) -> bool {
         version >= self.compacted
     }
 
     /// All objects of a resource that match.
-    pub fn list(&self, resource: Resource, labels: &str, fields: &str) -> Vec<Value> {
+    pub(super) fn list(&self, resource: Resource, labels: &str, fields: &str) -> Vec<Value> {
         let all = self.objects.iter().filter(|((of, _, _), _)| *of == resource).map(|(_, object)| object);
         all.filter(|object| matches(object, labels, fields)).cloned().collect()
     }
 
     /// The watch events after a version. An object that begins to match is added, one that ceases is deleted.
-    pub fn events_after(&self, version: u64, resource: Resource, labels: &str, fields: &str) -> Vec<Value> {
+    pub(super) fn events_after(&self, version: u64, resource: Resource, labels: &str, fields: &str) -> Vec<Value> {
         let selected = |object: &Option<Value>| object.clone().filter(|object| matches(object, labels, fields));
         let news = self.log.iter().filter(|happening| happening.version > version && happening.resource == resource);
         news.filter_map(|happening| {
@@ -148,27 +148,27 @@ impl Store {
     }
 
     /// Keeps the rest of a list and returns the token for it.
-    pub fn keep(&mut self, rest: Rest) -> String {
+    pub(super) fn keep(&mut self, rest: Rest) -> String {
         let token = format!("token-{}-{}", rest.version, rest.objects.len());
         self.rests.insert(token.clone(), rest);
         token
     }
 
     /// The rest of a list; `None` if it has expired.
-    pub fn rest(&self, token: &str) -> Option<Rest> {
+    pub(super) fn rest(&self, token: &str) -> Option<Rest> {
         let rest = self.rests.get(token)?;
         Some(Rest { version: rest.version, objects: rest.objects.clone(), pages: rest.pages })
     }
 
-    pub fn open_watches(&self, resource: Resource) -> usize {
+    pub(super) fn open_watches(&self, resource: Resource) -> usize {
         self.watches.get(&resource).copied().unwrap_or(0)
     }
 
-    pub fn watch_opened(&mut self, resource: Resource) {
+    pub(super) fn watch_opened(&mut self, resource: Resource) {
         *self.watches.entry(resource).or_default() += 1;
     }
 
-    pub fn watch_closed(&mut self, resource: Resource) {
+    pub(super) fn watch_closed(&mut self, resource: Resource) {
         *self.watches.entry(resource).or_default() -= 1;
     }
 }
