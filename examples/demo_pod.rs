@@ -44,7 +44,7 @@ fn serve(name: &str, port: &str) -> Result<()> {
         let name = name.to_owned();
         thread::spawn(move || {
             // A client that goes away early is no concern of the server.
-            let _ = stream.map(|stream| answer(stream, &name));
+            drop(stream.and_then(|stream| answer(stream, &name)));
         });
     }
     Ok(())

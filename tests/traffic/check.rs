@@ -10,26 +10,26 @@ use crate::netns::Netns;
 use crate::netns::probe::{Outcome, PATIENCE, Proto, SILENCE, probe};
 
 /// Where a packet goes, from where, and what should come of it.
-pub struct Question {
+pub(crate) struct Question {
     /// What is asked, for people.
-    pub label: String,
+    pub(crate) label: String,
     /// The Service it is about, to show its rules.
-    pub service: String,
+    pub(crate) service: String,
     /// The namespace that asks.
-    pub from: Netns,
+    pub(crate) from: Netns,
     /// The address from which it asks, if not the usual one.
-    pub source: Option<IpAddr>,
+    pub(crate) source: Option<IpAddr>,
     /// The address that is asked.
-    pub to: SocketAddr,
+    pub(crate) to: SocketAddr,
     /// How.
-    pub proto: Proto,
+    pub(crate) proto: Proto,
     /// What should come of it.
-    pub expect: Expect,
+    pub(crate) expect: Expect,
 }
 
 /// What should come of a question.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Expect {
+pub(crate) enum Expect {
     /// Each of these comes sooner or later, and nothing else.
     Answers(BTreeSet<Outcome>),
     /// It is refused at once.
@@ -60,11 +60,11 @@ impl fmt::Display for Expect {
 }
 
 /// A question that was answered otherwise than expected.
-pub struct Mismatch {
+pub(crate) struct Mismatch {
     /// What was asked.
-    pub label: String,
+    pub(crate) label: String,
     /// The Service it is about.
-    pub service: String,
+    pub(crate) service: String,
     expected: String,
     observed: String,
 }
@@ -75,7 +75,7 @@ const ENOUGH: usize = 6;
 const AT_MOST: usize = 64;
 
 /// Asks them all; returns those that went otherwise, in the order of the questions.
-pub fn ask_all(questions: &[Question]) -> Vec<Mismatch> {
+pub(crate) fn ask_all(questions: &[Question]) -> Vec<Mismatch> {
     let mut by_place: BTreeMap<(&str, bool), Vec<&Question>> = BTreeMap::new();
     for question in questions {
         by_place.entry((question.from.name(), question.expect.takes_time())).or_default().push(question);
@@ -154,7 +154,7 @@ fn ask(question: &Question) -> Option<Mismatch> {
 }
 
 /// Fails with a table of what went otherwise, and the rules of the first Service concerned.
-pub fn assert_none(mismatches: &[Mismatch], asked: usize, rules: impl Fn(&str) -> String) {
+pub(crate) fn assert_none(mismatches: &[Mismatch], asked: usize, rules: impl Fn(&str) -> String) {
     if mismatches.is_empty() {
         return;
     }

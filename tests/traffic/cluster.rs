@@ -44,13 +44,13 @@ enum Kind {
 }
 
 /// The Services of the table.
-pub struct Cluster {
+pub(crate) struct Cluster {
     members: Vec<Member>,
 }
 
 impl Cluster {
     /// One Service for every combination.
-    pub fn new() -> Cluster {
+    pub(crate) fn new() -> Cluster {
         let mut members: Vec<Member> = Vec::new();
         let policies = [Policy::Cluster, Policy::Local];
         let mut add = |kind: Kind, state: &'static EndpointState, internal, external, admitted| {
@@ -77,12 +77,12 @@ impl Cluster {
     }
 
     /// The Services, to be written as manifests.
-    pub fn services(&self) -> Vec<Service> {
+    pub(crate) fn services(&self) -> Vec<Service> {
         self.members.iter().map(|member| member.service.clone()).collect()
     }
 
     /// Starts the servers that answer the questions.
-    pub fn serve(&self, world: &mut World) {
+    pub(crate) fn serve(&self, world: &mut World) {
         let ports = |port: fn(&Service) -> u16| -> Vec<u16> {
             self.members.iter().map(|member| port(&member.service)).filter(|port| *port != 0).collect()
         };
@@ -104,7 +104,7 @@ impl Cluster {
     }
 
     /// All questions, and what should come of them with these settings.
-    pub fn questions(&self, world: &World, variation: &Variation) -> Vec<Question> {
+    pub(crate) fn questions(&self, world: &World, variation: &Variation) -> Vec<Question> {
         let mut questions = Vec::new();
         for member in &self.members {
             for source in Source::ALL {
@@ -282,7 +282,7 @@ impl Member {
 }
 
 /// Where a source is: its namespace, and the address to bind to if it is not the usual one.
-pub fn place(world: &World, source: Source, family: Family) -> (Netns, Option<IpAddr>) {
+pub(crate) fn place(world: &World, source: Source, family: Family) -> (Netns, Option<IpAddr>) {
     match source {
         Source::Pod => (world.pod(Pod::C).clone(), None),
         Source::Node => (world.node1.clone(), None),

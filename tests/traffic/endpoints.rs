@@ -152,7 +152,7 @@ fn connections_survive_the_removal_of_their_endpoint_while_new_ones_go_elsewhere
 fn removing_an_endpoint_while_clients_ask_fails_no_request(#[values(Variant::Nft, Variant::Legacy)] variant: Variant) {
     let mut service = Service::new("rolling", 1, &[Pod::A, Pod::B, Pod::R1]);
     service.node_port = 30001;
-    let lab = Lab::start(variant, &[service.clone()], &["--iptables-min-sync-period=50ms"]);
+    let lab = Lab::start(variant, &[service.clone()], &[]);
     let to = node_port(&service, node_address(Family::V4));
     let stop = std::sync::atomic::AtomicBool::new(false);
     let outcomes = thread::scope(|scope| {

@@ -207,10 +207,11 @@ fn rules_of_the_kubelet_and_the_administrator_survive_syncs(#[values(Variant::Nf
 }
 
 #[rstest]
-fn the_canaries_of_kube_proxy_are_removed(#[values(Variant::Nft, Variant::Legacy)] variant: Variant) {
+fn the_canaries_of_kube_proxy_are_removed_from_the_tables_we_use(
+    #[values(Variant::Nft, Variant::Legacy)] variant: Variant,
+) {
     let world = World::new();
-    let canaries = "*mangle\n:KUBE-PROXY-CANARY - [0:0]\nCOMMIT\n*nat\n:KUBE-PROXY-CANARY - [0:0]\nCOMMIT\n\
-                    *filter\n:KUBE-PROXY-CANARY - [0:0]\nCOMMIT\n";
+    let canaries = "*nat\n:KUBE-PROXY-CANARY - [0:0]\nCOMMIT\n*filter\n:KUBE-PROXY-CANARY - [0:0]\nCOMMIT\n";
     for tool in TOOLS {
         variant.feed(&world.node1, tool, "restore", &["--noflush"], canaries);
     }

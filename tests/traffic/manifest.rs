@@ -9,11 +9,11 @@ use crate::netns::probe::Proto;
 use crate::netns::world::{FAMILIES, Family, Pod};
 
 /// Both protocols, in the order in which the ports of a Service are listed.
-pub const PROTOS: [Proto; 2] = [Proto::Tcp, Proto::Udp];
+pub(crate) const PROTOS: [Proto; 2] = [Proto::Tcp, Proto::Udp];
 
 /// A traffic policy.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Policy {
+pub(crate) enum Policy {
     /// Any endpoint.
     Cluster,
     /// Only endpoints of the node.
@@ -22,71 +22,71 @@ pub enum Policy {
 
 /// An endpoint and its conditions.
 #[derive(Clone, Copy, Debug)]
-pub struct Endpoint {
+pub(crate) struct Endpoint {
     /// The pod.
-    pub pod: Pod,
+    pub(crate) pod: Pod,
     /// `conditions.ready`.
-    pub ready: bool,
+    pub(crate) ready: bool,
     /// `conditions.serving`.
-    pub serving: bool,
+    pub(crate) serving: bool,
     /// `conditions.terminating`.
-    pub terminating: bool,
+    pub(crate) terminating: bool,
     /// Whether the endpoint says on which node it is.
-    pub has_node_name: bool,
+    pub(crate) has_node_name: bool,
 }
 
 impl Endpoint {
     /// A ready endpoint.
-    pub const fn ready(pod: Pod) -> Endpoint {
+    pub(crate) const fn ready(pod: Pod) -> Endpoint {
         Endpoint { pod, ready: true, serving: true, terminating: false, has_node_name: true }
     }
 
     /// An endpoint that is starting.
-    pub const fn unready(pod: Pod) -> Endpoint {
+    pub(crate) const fn unready(pod: Pod) -> Endpoint {
         Endpoint { pod, ready: false, serving: false, terminating: false, has_node_name: true }
     }
 
     /// An endpoint that is shutting down and still answers.
-    pub const fn terminating(pod: Pod) -> Endpoint {
+    pub(crate) const fn terminating(pod: Pod) -> Endpoint {
         Endpoint { pod, ready: false, serving: true, terminating: true, has_node_name: true }
     }
 }
 
 /// A dual-stack Service with one TCP and one UDP port of the same numbers, and its endpoints.
 #[derive(Clone, Debug)]
-pub struct Service {
+pub(crate) struct Service {
     /// Its name, in namespace `default`.
-    pub name: String,
+    pub(crate) name: String,
     /// Its cluster IPs are the ones with this number.
-    pub cluster_ip: u8,
+    pub(crate) cluster_ip: u8,
     /// The port number on service addresses.
-    pub port: u16,
+    pub(crate) port: u16,
     /// The port on which the endpoints listen.
-    pub target_port: u16,
+    pub(crate) target_port: u16,
     /// The node port; 0: none.
-    pub node_port: u16,
+    pub(crate) node_port: u16,
     /// `spec.externalIPs`.
-    pub external_ips: Vec<IpAddr>,
+    pub(crate) external_ips: Vec<IpAddr>,
     /// `status.loadBalancer.ingress`, with `ipMode: Proxy` if so marked. Any at all, or a health check port, make the type
     /// LoadBalancer.
-    pub ingress: Vec<(IpAddr, bool)>,
+    pub(crate) ingress: Vec<(IpAddr, bool)>,
     /// `spec.loadBalancerSourceRanges`.
-    pub source_ranges: Vec<String>,
+    pub(crate) source_ranges: Vec<String>,
     /// `spec.healthCheckNodePort`; 0: none.
-    pub health_check_node_port: u16,
+    pub(crate) health_check_node_port: u16,
     /// `spec.internalTrafficPolicy`.
-    pub internal: Policy,
+    pub(crate) internal: Policy,
     /// `spec.externalTrafficPolicy`.
-    pub external: Policy,
+    pub(crate) external: Policy,
     /// Client IP affinity with this time-out in seconds.
-    pub affinity: Option<u32>,
+    pub(crate) affinity: Option<u32>,
     /// Its endpoints; `None`: there are no slices.
-    pub endpoints: Option<Vec<Endpoint>>,
+    pub(crate) endpoints: Option<Vec<Endpoint>>,
 }
 
 impl Service {
     /// A plain Service on port 80 with ready endpoints: cluster IP `172.30.0.<number>`, target port 8000 + number.
-    pub fn new(name: &str, number: u8, endpoints: &[Pod]) -> Service {
+    pub(crate) fn new(name: &str, number: u8, endpoints: &[Pod]) -> Service {
         Service {
             name: name.to_owned(),
             cluster_ip: number,
@@ -105,12 +105,12 @@ impl Service {
     }
 
     /// Replaces the endpoints by ready ones.
-    pub fn set_endpoints(&mut self, pods: &[Pod]) {
+    pub(crate) fn set_endpoints(&mut self, pods: &[Pod]) {
         self.endpoints = Some(pods.iter().copied().map(Endpoint::ready).collect());
     }
 
     /// The Service and its slices as one YAML stream.
-    pub fn manifest(&self) -> String {
+    pub(crate) fn manifest(&self) -> String {
         let mut text = self.service_manifest();
         for family in FAMILIES {
             text.push_str(&self.slice_manifest(family));
@@ -201,13 +201,13 @@ impl Service {
 }
 
 /// A directory of manifests.
-pub struct Manifests {
+pub(crate) struct Manifests {
     directory: tempfile::TempDir,
 }
 
 impl Manifests {
     /// A directory with a Node and these Services, one file for each.
-    pub fn new(services: &[Service]) -> Manifests {
+    pub(crate) fn new(services: &[Service]) -> Manifests {
         let manifests = Manifests { directory: tempfile::tempdir().expect("directory") };
         let node = "apiVersion: v1\nkind: Node\nmetadata:\n  name: node1\nspec:\n  podCIDR: 10.244.0.0/24\n  podCIDRs: \
                     [\"10.244.0.0/24\", \"fd00:10:244::/64\"]\nstatus:\n  addresses:\n  - type: InternalIP\n    address: \
@@ -218,17 +218,17 @@ impl Manifests {
     }
 
     /// Where it is.
-    pub fn path(&self) -> &Path {
+    pub(crate) fn path(&self) -> &Path {
         self.directory.path()
     }
 
     /// Adds or replaces a Service, at one stroke.
-    pub fn apply(&self, service: &Service) {
+    pub(crate) fn apply(&self, service: &Service) {
         self.put(&service.name, &service.manifest());
     }
 
     /// Removes a Service and its slices.
-    pub fn delete(&self, name: &str) {
+    pub(crate) fn delete(&self, name: &str) {
         fs::remove_file(self.file(name)).expect("remove manifest");
     }
 

@@ -3,7 +3,6 @@
 use std::fmt;
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
-use std::process::Output;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -12,7 +11,7 @@ use crate::netns::{Netns, Process};
 
 /// Which kind of iptables the program uses.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Variant {
+pub(crate) enum Variant {
     /// iptables-nft.
     Nft,
     /// iptables-legacy.
@@ -30,28 +29,22 @@ impl fmt::Display for Variant {
 
 impl Variant {
     /// Runs one of this variant's iptables programs: `save` or `restore` with its arguments and input.
-    pub fn feed(self, netns: &Netns, tool: &str, operation: &str, args: &[&str], input: &str) -> String {
+    pub(crate) fn feed(self, netns: &Netns, tool: &str, operation: &str, args: &[&str], input: &str) -> String {
         let program = format!("{tool}-{self}-{operation}");
         netns.feed(&[&[program.as_str()], args].concat(), input)
     }
 
     /// All rules of a family: `iptables` or `ip6tables`.
-    pub fn save(self, netns: &Netns, tool: &str) -> String {
+    pub(crate) fn save(self, netns: &Netns, tool: &str) -> String {
         self.feed(netns, tool, "save", &[], "")
-    }
-
-    /// Runs `iptables`, whatever comes of it.
-    pub fn iptables(self, netns: &Netns, args: &[&str]) -> Output {
-        let program = format!("iptables-{self}");
-        netns.try_exec(&[&[program.as_str()], args].concat())
     }
 }
 
 /// How long anything that is only waited for may take.
-pub const AT_LAST: Duration = Duration::from_secs(15);
+pub(crate) const AT_LAST: Duration = Duration::from_secs(15);
 
 /// The settings of most tests.
-pub const USUAL: &[&str] = &["--cluster-cidr=10.244.0.0/16,fd00:10:244::/48"];
+pub(crate) const USUAL: &[&str] = &["--cluster-cidr=10.244.0.0/16,fd00:10:244::/48"];
 
 const PROGRAM: &str = env!("CARGO_BIN_EXE_portolan");
 const METRICS: &str = "127.0.0.1:10249";
@@ -68,7 +61,7 @@ fn arguments(variant: Variant, manifests: &Manifests, more: &[&str]) -> Vec<Stri
 }
 
 /// Makes the rules once. Panics unless the program says that it succeeded.
-pub fn sync_once(node: &Netns, variant: Variant, manifests: &Manifests, more: &[&str]) {
+pub(crate) fn sync_once(node: &Netns, variant: Variant, manifests: &Manifests, more: &[&str]) {
     let args = arguments(variant, manifests, more);
     let args: Vec<&str> = [PROGRAM, "sync", "--once"].into_iter().chain(args.iter().map(String::as_str)).collect();
     let output = node.try_exec(&args);
@@ -77,14 +70,14 @@ pub fn sync_once(node: &Netns, variant: Variant, manifests: &Manifests, more: &[
 }
 
 /// The program running as it does on a node.
-pub struct Program {
+pub(crate) struct Program {
     process: Process,
     node: Netns,
 }
 
 impl Program {
     /// Starts it and waits until its first sync of both families is done.
-    pub fn start(node: &Netns, variant: Variant, manifests: &Manifests, more: &[&str]) -> Program {
+    pub(crate) fn start(node: &Netns, variant: Variant, manifests: &Manifests, more: &[&str]) -> Program {
         let mut args = arguments(variant, manifests, more);
         args.push("--healthz-bind-address=0.0.0.0:10256".to_owned());
         args.push(format!("--metrics-bind-address={METRICS}"));
@@ -108,7 +101,7 @@ impl Program {
     }
 
     /// The value of the first sample of a metric that has this label.
-    pub fn metric(&self, name: &str, label: &str) -> Option<f64> {
+    pub(crate) fn metric(&self, name: &str, label: &str) -> Option<f64> {
         let (_, text) = get(&self.node, METRICS.parse().expect("address"), "/metrics").ok()?;
         let line = text.lines().find(|line| {
             line.strip_prefix(name).is_some_and(|rest| rest.starts_with(['{', ' '])) && line.contains(label)
@@ -117,13 +110,13 @@ impl Program {
     }
 
     /// The process.
-    pub fn process(&mut self) -> &mut Process {
+    pub(crate) fn process(&mut self) -> &mut Process {
         &mut self.process
     }
 }
 
 /// Asks an HTTP server from inside a namespace; returns status and body.
-pub fn get(from: &Netns, server: SocketAddr, path: &str) -> std::io::Result<(u16, String)> {
+pub(crate) fn get(from: &Netns, server: SocketAddr, path: &str) -> std::io::Result<(u16, String)> {
     let text = from.run(|| {
         let mut stream = TcpStream::connect_timeout(&server, Duration::from_secs(2))?;
         stream.set_read_timeout(Some(Duration::from_secs(5)))?;
@@ -138,7 +131,7 @@ pub fn get(from: &Netns, server: SocketAddr, path: &str) -> std::io::Result<(u16
 }
 
 /// Waits until something is so, and panics when it never is.
-pub fn eventually(what: &str, mut is_so: impl FnMut() -> bool) {
+pub(crate) fn eventually(what: &str, mut is_so: impl FnMut() -> bool) {
     let deadline = Instant::now() + AT_LAST;
     while !is_so() {
         assert!(Instant::now() < deadline, "after {AT_LAST:?} it is still not so that {what}");

@@ -8,7 +8,7 @@ use crate::netns::world::Pod;
 
 /// What a packet is sent to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Destination {
+pub(crate) enum Destination {
     /// A cluster IP.
     ClusterIp,
     /// One of `spec.externalIPs`, owned by nobody in the cluster.
@@ -42,7 +42,7 @@ pub enum Destination {
 
 impl Destination {
     /// All of them.
-    pub const ALL: [Destination; 14] = [
+    pub(crate) const ALL: [Destination; 14] = [
         Destination::ClusterIp,
         Destination::ExternalIp,
         Destination::LoadBalancer,
@@ -60,14 +60,14 @@ impl Destination {
     ];
 
     /// Whether the internal traffic policy applies; otherwise the external one.
-    pub fn is_internal(self) -> bool {
+    pub(crate) fn is_internal(self) -> bool {
         matches!(self, Destination::ClusterIp | Destination::ClusterIpOtherPort)
     }
 }
 
 /// Where a packet comes from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Source {
+pub(crate) enum Source {
     /// A pod on the node.
     Pod,
     /// The node itself.
@@ -80,27 +80,27 @@ pub enum Source {
 
 impl Source {
     /// All of them.
-    pub const ALL: [Source; 4] = [Source::Pod, Source::Node, Source::Outside, Source::RemotePod];
+    pub(crate) const ALL: [Source; 4] = [Source::Pod, Source::Node, Source::Outside, Source::RemotePod];
 }
 
 /// A set of endpoints, and which of them may be used.
 #[derive(Clone, Copy, Debug)]
-pub struct EndpointState {
+pub(crate) struct EndpointState {
     /// For messages and Service names.
-    pub name: &'static str,
+    pub(crate) name: &'static str,
     /// `None`: no slice at all.
-    pub endpoints: Option<&'static [Endpoint]>,
+    pub(crate) endpoints: Option<&'static [Endpoint]>,
     /// Those that policy Cluster uses.
-    pub all: &'static [Pod],
+    pub(crate) all: &'static [Pod],
     /// Those that policy Local uses.
-    pub local: &'static [Pod],
+    pub(crate) local: &'static [Pod],
 }
 
 const NO_NODE: Endpoint = Endpoint { has_node_name: false, ..Endpoint::ready(Pod::A) };
 const NOT_SERVING: Endpoint = Endpoint { serving: false, ..Endpoint::terminating(Pod::R1) };
 
 /// The states that are tried.
-pub const STATES: &[EndpointState] = &[
+pub(crate) const STATES: &[EndpointState] = &[
     EndpointState {
         name: "mixed",
         endpoints: Some(&[Endpoint::ready(Pod::A), Endpoint::ready(Pod::B), Endpoint::ready(Pod::R1)]),
@@ -144,7 +144,7 @@ pub const STATES: &[EndpointState] = &[
 
 /// What the table asks of an [`EndpointState`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Usable {
+pub(crate) enum Usable {
     /// Some on the node.
     Local,
     /// None on the node, but some elsewhere.
@@ -155,10 +155,10 @@ pub enum Usable {
 
 impl Usable {
     /// All of them.
-    pub const ALL: [Usable; 3] = [Usable::Local, Usable::Elsewhere, Usable::Nowhere];
+    pub(crate) const ALL: [Usable; 3] = [Usable::Local, Usable::Elsewhere, Usable::Nowhere];
 
     /// What a state amounts to.
-    pub fn of(state: &EndpointState) -> Usable {
+    pub(crate) fn of(state: &EndpointState) -> Usable {
         match (state.local, state.all) {
             ([], []) => Usable::Nowhere,
             ([], _) => Usable::Elsewhere,
@@ -169,7 +169,7 @@ impl Usable {
 
 /// What becomes of a packet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Verdict {
+pub(crate) enum Verdict {
     /// Any endpoint that policy Cluster uses answers, and sees the sender's own address.
     All,
     /// Likewise, but it sees the node's address.
@@ -192,24 +192,24 @@ pub enum Verdict {
 
 /// One row: for all of these destinations, policies and states, what becomes of packets from each source.
 #[derive(Clone, Copy, Debug)]
-pub struct Row {
+pub(crate) struct Row {
     /// Any of these.
-    pub destinations: &'static [Destination],
+    pub(crate) destinations: &'static [Destination],
     /// Any of these.
-    pub policies: &'static [Policy],
+    pub(crate) policies: &'static [Policy],
     /// Any of these.
-    pub usable: &'static [Usable],
+    pub(crate) usable: &'static [Usable],
     /// From a pod of the node (for detection modes that know them: any pod).
-    pub pod: Verdict,
+    pub(crate) pod: Verdict,
     /// From the node itself.
-    pub node: Verdict,
+    pub(crate) node: Verdict,
     /// From anywhere else.
-    pub outside: Verdict,
+    pub(crate) outside: Verdict,
 }
 
 impl Row {
     /// Whether the row speaks of this combination.
-    pub fn covers(&self, destination: Destination, policy: Policy, usable: Usable) -> bool {
+    pub(crate) fn covers(&self, destination: Destination, policy: Policy, usable: Usable) -> bool {
         self.destinations.contains(&destination) && self.policies.contains(&policy) && self.usable.contains(&usable)
     }
 }
@@ -260,7 +260,7 @@ const NOT_SERVED: &[Destination] =
 
 /// The table for a node that knows which sources are pods, with the default settings.
 #[rustfmt::skip]
-pub const TABLE: &[Row] = &[
+pub(crate) const TABLE: &[Row] = &[
     //                                         pod   node  outside
     row(CLUSTER_IP, CLUSTER, SOME,            [All,  AllM, AllM]),
     row(CLUSTER_IP, LOCAL,   HERE,            [Loc,  LocM, LocM]),
@@ -289,15 +289,15 @@ pub const TABLE: &[Row] = &[
 
 /// Settings of the program, and how they change the table.
 #[derive(Clone, Copy, Debug)]
-pub struct Variation {
+pub(crate) struct Variation {
     /// A sentence's end: "with …".
-    pub name: &'static str,
+    pub(crate) name: &'static str,
     /// Arguments of the program.
-    pub arguments: &'static [&'static str],
+    pub(crate) arguments: &'static [&'static str],
     /// As what pods of other nodes count.
-    pub remote_pod_as: Source,
+    pub(crate) remote_pod_as: Source,
     /// Rows that come before those of [`TABLE`].
-    pub overrides: &'static [Row],
+    pub(crate) overrides: &'static [Row],
 }
 
 const CLUSTER_CIDR: &str = "--cluster-cidr=10.244.0.0/16,fd00:10:244::/48";
@@ -348,7 +348,7 @@ const NO_LOOPBACK: &[Row] = &[
 ];
 
 /// Pods told by the cluster's address range: the default.
-pub const BY_CLUSTER_CIDR: Variation = Variation {
+pub(crate) const BY_CLUSTER_CIDR: Variation = Variation {
     name: "pods told by the cluster's address range",
     arguments: &[CLUSTER_CIDR],
     remote_pod_as: Source::Pod,
@@ -356,11 +356,11 @@ pub const BY_CLUSTER_CIDR: Variation = Variation {
 };
 
 /// No way to tell pods.
-pub const WITHOUT_DETECTOR: Variation =
+pub(crate) const WITHOUT_DETECTOR: Variation =
     Variation { name: "no way to tell pods", arguments: &[], remote_pod_as: Source::Outside, overrides: NO_DETECTOR };
 
 /// Everything to cluster IPs masqueraded.
-pub const WITH_MASQUERADE_ALL: Variation = Variation {
+pub(crate) const WITH_MASQUERADE_ALL: Variation = Variation {
     name: "everything to cluster IPs masqueraded",
     arguments: &[CLUSTER_CIDR, "--masquerade-all=true"],
     remote_pod_as: Source::Pod,
@@ -368,7 +368,7 @@ pub const WITH_MASQUERADE_ALL: Variation = Variation {
 };
 
 /// Everything to cluster IPs masqueraded, and no way to tell pods.
-pub const WITH_MASQUERADE_ALL_WITHOUT_DETECTOR: Variation = Variation {
+pub(crate) const WITH_MASQUERADE_ALL_WITHOUT_DETECTOR: Variation = Variation {
     name: "everything to cluster IPs masqueraded and no way to tell pods",
     arguments: &["--masquerade-all=true"],
     remote_pod_as: Source::Outside,
@@ -376,7 +376,7 @@ pub const WITH_MASQUERADE_ALL_WITHOUT_DETECTOR: Variation = Variation {
 };
 
 /// Pods told by the node's address range.
-pub const BY_NODE_CIDR: Variation = Variation {
+pub(crate) const BY_NODE_CIDR: Variation = Variation {
     name: "pods told by the node's address range",
     arguments: &["--detect-local-mode=NodeCIDR"],
     remote_pod_as: Source::Outside,
@@ -384,7 +384,7 @@ pub const BY_NODE_CIDR: Variation = Variation {
 };
 
 /// Pods told by the bridge they come from.
-pub const BY_BRIDGE: Variation = Variation {
+pub(crate) const BY_BRIDGE: Variation = Variation {
     name: "pods told by their bridge",
     arguments: &["--detect-local-mode=BridgeInterface", "--pod-bridge-interface=cbr0"],
     remote_pod_as: Source::Outside,
@@ -392,7 +392,7 @@ pub const BY_BRIDGE: Variation = Variation {
 };
 
 /// Pods told by how their interface's name begins.
-pub const BY_PREFIX: Variation = Variation {
+pub(crate) const BY_PREFIX: Variation = Variation {
     name: "pods told by the beginning of their interface's name",
     arguments: &["--detect-local-mode=InterfaceNamePrefix", "--pod-interface-name-prefix=cb"],
     remote_pod_as: Source::Outside,
@@ -400,7 +400,7 @@ pub const BY_PREFIX: Variation = Variation {
 };
 
 /// Node ports only on the node's first address.
-pub const WITH_NODE_PORT_ADDRESSES: Variation = Variation {
+pub(crate) const WITH_NODE_PORT_ADDRESSES: Variation = Variation {
     name: "node ports only on the node's first address",
     arguments: &[CLUSTER_CIDR, "--nodeport-addresses=192.168.100.0/24,fd00:100::/64"],
     remote_pod_as: Source::Pod,
@@ -408,7 +408,7 @@ pub const WITH_NODE_PORT_ADDRESSES: Variation = Variation {
 };
 
 /// No node ports on 127.0.0.1.
-pub const WITHOUT_LOOPBACK_NODE_PORTS: Variation = Variation {
+pub(crate) const WITHOUT_LOOPBACK_NODE_PORTS: Variation = Variation {
     name: "no node ports on the loopback address",
     arguments: &[CLUSTER_CIDR, "--iptables-localhost-nodeports=false"],
     remote_pod_as: Source::Pod,
@@ -417,7 +417,13 @@ pub const WITHOUT_LOOPBACK_NODE_PORTS: Variation = Variation {
 
 impl Variation {
     /// The verdict for a packet, if the table has a row for it.
-    pub fn verdict(&self, destination: Destination, policy: Policy, usable: Usable, source: Source) -> Option<Verdict> {
+    pub(crate) fn verdict(
+        &self,
+        destination: Destination,
+        policy: Policy,
+        usable: Usable,
+        source: Source,
+    ) -> Option<Verdict> {
         let row = self.overrides.iter().chain(TABLE).find(|row| row.covers(destination, policy, usable))?;
         Some(match source {
             Source::RemotePod => return self.verdict(destination, policy, usable, self.remote_pod_as),
@@ -429,7 +435,7 @@ impl Variation {
 }
 
 /// Every packet that can be thought of has exactly one row of the table, and every row of an override changes something.
-pub fn assert_complete(variations: &[&Variation]) {
+pub(crate) fn assert_complete(variations: &[&Variation]) {
     let covering = |rows: &[Row], destination, policy, usable| {
         rows.iter().filter(|row| row.covers(destination, policy, usable)).count()
     };

@@ -7,12 +7,12 @@
 //! Needs the right to make network namespaces and to administrate them: root, or `unshare --user --map-root-user`.
 #![allow(dead_code, reason = "every test binary that includes this uses another part of it")]
 
-pub mod probe;
+pub(crate) mod probe;
 mod process;
-pub mod server;
-pub mod world;
+pub(crate) mod server;
+pub(crate) mod world;
 
-pub use process::Process;
+pub(crate) use process::Process;
 
 use std::fmt;
 use std::fs::{self, File};
@@ -28,7 +28,7 @@ use rustix::thread::{LinkNameSpaceType, UnshareFlags, move_into_link_name_space,
 
 /// A network namespace. Cheap to clone; it ends with the last clone, process and socket in it.
 #[derive(Clone)]
-pub struct Netns {
+pub(crate) struct Netns {
     name: Arc<str>,
     file: Arc<File>,
     /// Stands in for `/run/xtables.lock`, so that namespaces of different tests do not wait for each other.
@@ -43,7 +43,7 @@ impl fmt::Debug for Netns {
 
 impl Netns {
     /// Makes a namespace with the loopback interface up. The name is only for messages.
-    pub fn new(name: &str) -> Netns {
+    pub(crate) fn new(name: &str) -> Netns {
         let file = thread::spawn(|| {
             // SAFETY: CLONE_NEWNET leaves memory and file descriptors as they are; only this thread moves.
             unsafe { unshare_unsafe(UnshareFlags::NEWNET) }
@@ -59,17 +59,17 @@ impl Netns {
     }
 
     /// The name given to [`Netns::new`].
-    pub fn name(&self) -> &str {
+    pub(crate) fn name(&self) -> &str {
         &self.name
     }
 
     /// Moves the calling thread into the namespace, for the rest of its life.
-    pub fn enter(&self) {
+    pub(crate) fn enter(&self) {
         move_into_link_name_space(self.file.as_fd(), Some(LinkNameSpaceType::Network)).expect("enter namespace");
     }
 
     /// Runs a closure in a thread inside the namespace and waits for it.
-    pub fn run<T: Send>(&self, work: impl FnOnce() -> T + Send) -> T {
+    pub(crate) fn run<T: Send>(&self, work: impl FnOnce() -> T + Send) -> T {
         thread::scope(|scope| {
             let handle = scope.spawn(|| {
                 self.enter();
@@ -80,7 +80,7 @@ impl Netns {
     }
 
     /// Writes a value below `/proc/sys`.
-    pub fn sysctl(&self, path: &str, value: &str) {
+    pub(crate) fn sysctl(&self, path: &str, value: &str) {
         let path = PathBuf::from("/proc/sys").join(path);
         self.run(|| fs::write(&path, value)).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
     }
@@ -94,19 +94,19 @@ impl Netns {
     }
 
     /// Runs a command to its end and returns what happened, whatever it was.
-    pub fn try_exec(&self, args: &[&str]) -> Output {
+    pub(crate) fn try_exec(&self, args: &[&str]) -> Output {
         self.run(|| self.command(args).output().unwrap_or_else(|error| panic!("{args:?}: {error}")))
     }
 
     /// Runs a command that must succeed; returns its standard output.
-    pub fn exec(&self, args: &[&str]) -> String {
+    pub(crate) fn exec(&self, args: &[&str]) -> String {
         let output = self.try_exec(args);
         assert!(output.status.success(), "{}: {args:?}: {}", self.name, String::from_utf8_lossy(&output.stderr));
         String::from_utf8(output.stdout).expect("output is text")
     }
 
     /// Runs a command that must succeed, with this text on its standard input.
-    pub fn feed(&self, args: &[&str], input: &str) -> String {
+    pub(crate) fn feed(&self, args: &[&str], input: &str) -> String {
         let output = self.run(|| {
             let mut command = self.command(args);
             command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
@@ -119,17 +119,17 @@ impl Netns {
     }
 
     /// Runs `ip -batch` on lines, each an `ip` command without the word `ip`.
-    pub fn ip(&self, lines: &str) {
+    pub(crate) fn ip(&self, lines: &str) {
         self.feed(&["ip", "-batch", "-"], lines);
     }
 
     /// Starts a program that goes on running.
-    pub fn spawn(&self, args: &[&str]) -> Process {
+    pub(crate) fn spawn(&self, args: &[&str]) -> Process {
         Process::start(self.clone(), args)
     }
 
     /// Makes a veth pair: one end here, the other in another namespace.
-    pub fn veth(&self, own: &str, peer: &Netns, peer_name: &str) {
+    pub(crate) fn veth(&self, own: &str, peer: &Netns, peer_name: &str) {
         // The command runs here; the other namespace is named by our descriptor of it.
         use std::os::fd::AsRawFd;
         let target = format!("/proc/{}/fd/{}", std::process::id(), peer.file.as_raw_fd());
@@ -138,7 +138,7 @@ impl Netns {
 }
 
 /// Lets the kernel kill the child when the thread that starts it ends.
-pub fn die_with_parent(command: &mut Command) {
+pub(crate) fn die_with_parent(command: &mut Command) {
     // SAFETY: between fork and exec only one system call is made.
     unsafe {
         command.pre_exec(|| {

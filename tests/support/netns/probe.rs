@@ -12,7 +12,7 @@ use rustix::net::{AddressFamily, SocketFlags, SocketType, sockopt};
 
 /// The transport protocol of a probe.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Proto {
+pub(crate) enum Proto {
     /// TCP.
     Tcp,
     /// UDP.
@@ -30,7 +30,7 @@ impl fmt::Display for Proto {
 
 /// What came of a probe.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Outcome {
+pub(crate) enum Outcome {
     /// A [`super::server::Server`] answered.
     Answered {
         /// Its name.
@@ -64,7 +64,7 @@ impl fmt::Display for Outcome {
 
 impl Outcome {
     /// The name of the server that answered, if one did.
-    pub fn by(&self) -> Option<&str> {
+    pub(crate) fn by(&self) -> Option<&str> {
         match self {
             Outcome::Answered { by, .. } => Some(by),
             _ => None,
@@ -72,7 +72,7 @@ impl Outcome {
     }
 
     /// The address from which the server that answered saw us come.
-    pub fn source(&self) -> Option<IpAddr> {
+    pub(crate) fn source(&self) -> Option<IpAddr> {
         match self {
             Outcome::Answered { source, .. } => Some(*source),
             _ => None,
@@ -101,12 +101,12 @@ impl Outcome {
 }
 
 /// How long a probe waits where silence is a possible answer.
-pub const SILENCE: Duration = Duration::from_millis(400);
+pub(crate) const SILENCE: Duration = Duration::from_millis(400);
 /// How long a probe waits where an answer is sure to come, if only the machine is not too busy.
-pub const PATIENCE: Duration = Duration::from_secs(5);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(5);
 
 /// Asks once, from the namespace of the calling thread. `source`: the address to come from (port 0: any).
-pub fn probe(source: Option<SocketAddr>, destination: SocketAddr, proto: Proto, timeout: Duration) -> Outcome {
+pub(crate) fn probe(source: Option<SocketAddr>, destination: SocketAddr, proto: Proto, timeout: Duration) -> Outcome {
     match proto {
         Proto::Tcp => match connect(source, destination, timeout) {
             Ok((_, outcome)) => outcome,
@@ -118,7 +118,7 @@ pub fn probe(source: Option<SocketAddr>, destination: SocketAddr, proto: Proto, 
 
 /// Opens a TCP connection and reads the greeting. The connection ends with a reset when the stream is dropped, so that no
 /// port stays occupied.
-pub fn connect(
+pub(crate) fn connect(
     source: Option<SocketAddr>,
     destination: SocketAddr,
     timeout: Duration,
@@ -150,7 +150,7 @@ pub fn connect(
 }
 
 /// Reads one answer from a connection.
-pub fn read_line(stream: &mut TcpStream, timeout: Duration) -> std::io::Result<Outcome> {
+pub(crate) fn read_line(stream: &mut TcpStream, timeout: Duration) -> std::io::Result<Outcome> {
     stream.set_read_timeout(Some(timeout.max(Duration::from_millis(1))))?;
     let mut text = String::new();
     let mut byte = [0];
@@ -171,7 +171,7 @@ fn probe_udp(source: Option<SocketAddr>, destination: SocketAddr, timeout: Durat
 }
 
 /// A UDP socket that talks to one destination, from a chosen address and port if wished.
-pub fn udp_socket(source: Option<SocketAddr>, destination: SocketAddr) -> std::io::Result<UdpSocket> {
+pub(crate) fn udp_socket(source: Option<SocketAddr>, destination: SocketAddr) -> std::io::Result<UdpSocket> {
     let any: IpAddr = if destination.is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() };
     let socket = UdpSocket::bind(source.unwrap_or(SocketAddr::new(any, 0)))?;
     socket.connect(destination)?;
@@ -179,7 +179,7 @@ pub fn udp_socket(source: Option<SocketAddr>, destination: SocketAddr) -> std::i
 }
 
 /// Sends one datagram and waits for the answer.
-pub fn ask(socket: &UdpSocket, timeout: Duration) -> Outcome {
+pub(crate) fn ask(socket: &UdpSocket, timeout: Duration) -> Outcome {
     let mut buffer = [0; 256];
     // What an ICMP message about the node's own packet says comes with the next call, so a refused send is asked again.
     let mut timeout = timeout;

@@ -12,7 +12,7 @@ use rustix::process::{Pid, Signal, kill_process};
 use super::Netns;
 
 /// A running program. Killed when dropped.
-pub struct Process {
+pub(crate) struct Process {
     pid: Pid,
     exit: Receiver<ExitStatus>,
     exited: Option<ExitStatus>,
@@ -50,14 +50,14 @@ impl Process {
     }
 
     /// Sends a signal.
-    pub fn signal(&self, signal: Signal) {
+    pub(crate) fn signal(&self, signal: Signal) {
         if self.exited.is_none() {
             kill_process(self.pid, signal).expect("send signal");
         }
     }
 
     /// Waits for its end; `None`: still running after this time.
-    pub fn wait(&mut self, timeout: Duration) -> Option<ExitStatus> {
+    pub(crate) fn wait(&mut self, timeout: Duration) -> Option<ExitStatus> {
         if self.exited.is_none() {
             self.exited = match self.exit.recv_timeout(timeout) {
                 Ok(status) => Some(status),
@@ -69,7 +69,7 @@ impl Process {
     }
 
     /// Everything it has written so far, to either stream.
-    pub fn log(&self) -> String {
+    pub(crate) fn log(&self) -> String {
         self.log.lock().expect("log").join("\n")
     }
 }

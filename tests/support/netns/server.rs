@@ -13,7 +13,7 @@ use super::Netns;
 
 /// Answers on TCP and UDP with the line `<name> <port> <peer address>`: once when a TCP connection begins and again for
 /// every piece of data that arrives on it; once for every UDP datagram. Ends when dropped.
-pub struct Server {
+pub(crate) struct Server {
     stop: Option<OwnedFd>,
     thread: Option<JoinHandle<()>>,
 }
@@ -27,7 +27,7 @@ enum Source {
 
 impl Server {
     /// Listens on every address, on both protocols; ready when it returns.
-    pub fn start(netns: &Netns, name: &str, addresses: &[SocketAddr]) -> Server {
+    pub(crate) fn start(netns: &Netns, name: &str, addresses: &[SocketAddr]) -> Server {
         let (stop_read, stop) = pipe_with(PipeFlags::CLOEXEC).expect("pipe");
         let mut sources = vec![Source::Stop];
         sources.extend(netns.run(|| {

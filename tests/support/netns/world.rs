@@ -23,11 +23,11 @@ use super::Netns;
 use super::server::Server;
 
 /// The families, for loops.
-pub const FAMILIES: [Family; 2] = [Family::V4, Family::V6];
+pub(crate) const FAMILIES: [Family; 2] = [Family::V4, Family::V6];
 
 /// An address family.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Family {
+pub(crate) enum Family {
     /// IPv4.
     V4,
     /// IPv6.
@@ -36,7 +36,7 @@ pub enum Family {
 
 impl Family {
     /// Picks the value of this family.
-    pub fn pick<T>(self, v4: T, v6: T) -> T {
+    pub(crate) fn pick<T>(self, v4: T, v6: T) -> T {
         match self {
             Family::V4 => v4,
             Family::V6 => v6,
@@ -44,7 +44,7 @@ impl Family {
     }
 
     /// The loopback address.
-    pub fn loopback(self) -> IpAddr {
+    pub(crate) fn loopback(self) -> IpAddr {
         self.pick(Ipv4Addr::LOCALHOST.into(), Ipv6Addr::LOCALHOST.into())
     }
 }
@@ -56,43 +56,43 @@ fn dual(family: Family, v4: [u8; 4], v6: [u16; 4], v6_host: u16) -> IpAddr {
 }
 
 /// An address on the wire: 192.168.100.x.
-pub fn wire(family: Family, host: u8) -> IpAddr {
+pub(crate) fn wire(family: Family, host: u8) -> IpAddr {
     dual(family, [192, 168, 100, host], [0xfd00, 0x100, 0, 0], host.into())
 }
 
 /// A pod address: 10.244.node.x.
-pub fn pod(family: Family, node: u8, host: u8) -> IpAddr {
+pub(crate) fn pod(family: Family, node: u8, host: u8) -> IpAddr {
     dual(family, [10, 244, node, host], [0xfd00, 0x10, 0x244, node.into()], host.into())
 }
 
 /// A cluster IP: 172.30.0.x.
-pub fn cluster_ip(family: Family, host: u8) -> IpAddr {
+pub(crate) fn cluster_ip(family: Family, host: u8) -> IpAddr {
     dual(family, [172, 30, 0, host], [0xfd00, 0x172, 0x30, 0], host.into())
 }
 
 /// An address for Services that anybody may own: 203.0.113.x.
-pub fn public(family: Family, host: u8) -> IpAddr {
+pub(crate) fn public(family: Family, host: u8) -> IpAddr {
     dual(family, [203, 0, 113, host], [0xfd00, 0x203, 0, 0], host.into())
 }
 
 /// node1's address on the wire.
-pub fn node_address(family: Family) -> IpAddr {
+pub(crate) fn node_address(family: Family) -> IpAddr {
     wire(family, 1)
 }
 
 /// node1's other address, 192.168.200.1.
-pub fn second_node_address(family: Family) -> IpAddr {
+pub(crate) fn second_node_address(family: Family) -> IpAddr {
     dual(family, [192, 168, 200, 1], [0xfd00, 0x200, 0, 0], 1)
 }
 
 /// node1's address on the pod bridge.
-pub fn bridge_address(family: Family) -> IpAddr {
+pub(crate) fn bridge_address(family: Family) -> IpAddr {
     pod(family, 0, 1)
 }
 
 /// A server behind Services.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Pod {
+pub(crate) enum Pod {
     /// pod-a on node1.
     A,
     /// pod-b on node1.
@@ -107,7 +107,7 @@ pub enum Pod {
 
 impl Pod {
     /// Its name, as its server tells it.
-    pub fn name(self) -> &'static str {
+    pub(crate) fn name(self) -> &'static str {
         match self {
             Pod::A => "pod-a",
             Pod::B => "pod-b",
@@ -118,7 +118,7 @@ impl Pod {
     }
 
     /// Its address.
-    pub fn address(self, family: Family) -> IpAddr {
+    pub(crate) fn address(self, family: Family) -> IpAddr {
         match self {
             Pod::A => pod(family, 0, 11),
             Pod::B => pod(family, 0, 12),
@@ -129,33 +129,33 @@ impl Pod {
     }
 
     /// The node on which it runs.
-    pub fn node(self) -> &'static str {
+    pub(crate) fn node(self) -> &'static str {
         if self.is_local() { "node1" } else { "node2" }
     }
 
     /// Whether it runs on the node under test.
-    pub fn is_local(self) -> bool {
+    pub(crate) fn is_local(self) -> bool {
         matches!(self, Pod::A | Pod::B | Pod::C)
     }
 
     /// The source address that it sees when node1 masquerades: that of the interface through which node1 reaches it.
-    pub fn masquerade_address(self, family: Family) -> IpAddr {
+    pub(crate) fn masquerade_address(self, family: Family) -> IpAddr {
         if self.is_local() { bridge_address(family) } else { node_address(family) }
     }
 }
 
 /// The namespaces, and the servers running in them.
-pub struct World {
+pub(crate) struct World {
     /// The node under test.
-    pub node1: Netns,
+    pub(crate) node1: Netns,
     /// The node with pods r1 and r2.
-    pub node2: Netns,
+    pub(crate) node2: Netns,
     /// The node of pod r3, which only asks.
-    pub node3: Netns,
+    pub(crate) node3: Netns,
     /// A host outside the cluster.
-    pub client: Netns,
+    pub(crate) client: Netns,
     /// Owner of the addresses of Services.
-    pub internet: Netns,
+    pub(crate) internet: Netns,
     pod_a: Netns,
     pod_b: Netns,
     pod_c: Netns,
@@ -166,7 +166,7 @@ pub struct World {
 
 impl World {
     /// Builds it, without any server.
-    pub fn new() -> World {
+    pub(crate) fn new() -> World {
         raise_file_limit();
         let [node1, node2, node3] = ["node1", "node2", "node3"].map(Netns::new);
         let [client, internet, switch] = ["client", "internet", "wire"].map(Netns::new);
@@ -195,7 +195,7 @@ impl World {
     }
 
     /// The namespace in which a pod runs.
-    pub fn pod(&self, pod: Pod) -> &Netns {
+    pub(crate) fn pod(&self, pod: Pod) -> &Netns {
         match pod {
             Pod::A => &self.pod_a,
             Pod::B => &self.pod_b,
@@ -205,7 +205,7 @@ impl World {
     }
 
     /// Starts the servers of these pods on these ports, in both families.
-    pub fn serve_pods(&mut self, pods: &[Pod], ports: &[u16]) {
+    pub(crate) fn serve_pods(&mut self, pods: &[Pod], ports: &[u16]) {
         for pod in pods {
             let addresses = both(|family| pod.address(family), ports);
             self.servers.push(Server::start(self.pod(*pod), pod.name(), &addresses));
@@ -213,7 +213,7 @@ impl World {
     }
 
     /// Lets node1 itself answer on these ports of all its own addresses, as a program on the node would.
-    pub fn serve_node(&mut self, ports: &[u16]) {
+    pub(crate) fn serve_node(&mut self, ports: &[u16]) {
         let mut addresses = both(node_address, ports);
         addresses.extend(both(second_node_address, ports));
         addresses.extend(both(Family::loopback, ports));
@@ -221,7 +221,7 @@ impl World {
     }
 
     /// Lets the internet answer at these addresses.
-    pub fn serve_internet(&mut self, addresses: &[SocketAddr]) {
+    pub(crate) fn serve_internet(&mut self, addresses: &[SocketAddr]) {
         self.servers.push(Server::start(&self.internet, "internet", addresses));
     }
 }
