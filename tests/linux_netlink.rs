@@ -10,6 +10,8 @@ use linux_support::*;
 use portolan::kernel::{ErrorKind, Flow, FlowQuery, Kernel, Op};
 use portolan::linux::{LinuxKernel, Options, Variant, sysctl};
 use portolan::net::{IpFamily, PerFamily, Protocol};
+use portolan::netlink::ctnetlink;
+use portolan::netlink::socket::{Connection, NETFILTER};
 use rstest::rstest;
 
 /// A kernel of which only netlink is used.
@@ -84,6 +86,29 @@ fn flows_are_read_by_destination_and_port(#[values(IpFamily::V4, IpFamily::V6)] 
 }
 
 #[rstest]
+fn the_kernel_itself_filters_what_it_can(#[values(IpFamily::V4, IpFamily::V6)] family: IpFamily) {
+    in_namespace(|| {
+        let to: Vec<SocketAddr> = track(family).iter().map(|(to, _)| *to).collect();
+        let mut connection = Connection::open(NETFILTER, Duration::from_secs(5)).unwrap();
+        let mut dump = |destination: Option<&str>, port| {
+            let request = ctnetlink::dump_filtered(&query(family, destination, port));
+            let flows = connection.dump(&request, Vec::new, |flows, message| {
+                flows.extend(ctnetlink::decode_flow(message)?);
+                Ok(())
+            });
+            destinations(&flows.unwrap())
+        };
+        assert_eq!(dump(None, Some(54)), [to[1]]);
+        let address = to[0].ip().to_string();
+        match family {
+            IpFamily::V4 => assert_eq!(dump(Some(&address), Some(53)), [to[0]]),
+            // Not asked for its address, see there.
+            IpFamily::V6 => assert_eq!(dump(Some(&address), Some(53)), [to[0], to[2]]),
+        }
+    });
+}
+
+#[rstest]
 fn only_the_named_flows_are_deleted(#[values(IpFamily::V4, IpFamily::V6)] family: IpFamily) {
     in_namespace(|| {
         let made = track(family);
@@ -123,7 +148,7 @@ fn translated_flows_of_every_protocol_are_read_and_deleted() {
                 reply_destination: "10.0.0.9:1234".parse().unwrap(),
                 zone: 0,
             };
-            assert_eq!(flows, [flow.clone()]);
+            assert_eq!(flows, std::slice::from_ref(&flow));
             assert!(kernel.apply(&[Op::DeleteFlow(flow)])[0].is_ok());
             assert_eq!(kernel.flows(&wanted).unwrap(), []);
         }

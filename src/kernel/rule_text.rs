@@ -36,8 +36,8 @@ const MAX_COMMENT: usize = 255;
 impl Rule {
     /// Appends the rule's specification, without `-A CHAIN` and without a newline.
     ///
-    /// A source or destination of prefix length 0 and the interface `+` are left out unless negated, as iptables does. A port without a
-    /// protocol means nothing to iptables and is written so that the tool rejects it.
+    /// A source or destination of prefix length 0 and the interface `+` are left out unless negated, as iptables does.
+    /// A port without a protocol means nothing to iptables and is written so that the tool rejects it.
     pub fn render(&self, out: &mut String) {
         self.render_parts(out, true);
     }

@@ -56,9 +56,9 @@ impl Drop for AddressWatch {
     }
 }
 
-/// Starts a thread that calls `changed` with the addresses of both families: once at the beginning, and then whenever they
-/// are not what they were at the last call. A family that cannot be read counts as without addresses. When notifications
-/// were lost, everything is read anew. The watch belongs to the network namespace of the calling thread.
+/// Starts a thread that calls `changed` with the addresses of both families: once at the beginning, and then whenever
+/// they are not what they were at the last call. A family that cannot be read counts as without addresses. When
+/// notifications were lost, everything is read anew. The watch belongs to the network namespace of the calling thread.
 pub fn watch_addresses(
     timeout: Duration,
     mut changed: impl FnMut(PerFamily<Vec<IpAddr>>) + Send + 'static,

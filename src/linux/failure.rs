@@ -1,8 +1,8 @@
 //! What a failed `iptables-restore` did and why, from its words. Pure.
 //!
 //! Messages of 1.8.9, which the tests quote: legacy says `line 7 failed` without a reason, or a reason and `Error
-//! occurred at line: 7`; nft gives a reason with both, numbers the `COMMIT` line for what it finds there, and lists what
-//! the kernel refused as `line 7: RULE_APPEND failed (Invalid argument): rule in chain X`.
+//! occurred at line: 7`; nft gives a reason with both, numbers the `COMMIT` line for what it finds there, and lists
+//! what the kernel refused as `line 7: RULE_APPEND failed (Invalid argument): rule in chain X`.
 
 use crate::kernel::{ErrorKind, KernelError};
 use crate::linux::iptables::{whole_failure, words_of};
@@ -32,7 +32,7 @@ pub(super) fn results(script: &Script, run: &Run<'_>) -> Vec<(usize, Result<(), 
     // A section whose end was reached took effect; so did all before one with a complaint.
     let committed = run.committed.max(failing.unwrap_or(0));
     let culprits = culprits(script, &complaints, run, &words);
-    let rest = rest_of(script, run, &words, failing.is_some());
+    let rest = rest_of(script, run, &words, failing.is_some(), !culprits.is_empty());
     let mut results = Vec::new();
     for (number, section) in script.sections.iter().enumerate() {
         for index in &section.operations {
@@ -49,16 +49,16 @@ pub(super) fn results(script: &Script, run: &Run<'_>) -> Vec<(usize, Result<(), 
     results
 }
 
-/// The error of operations that are not to blame.
-fn rest_of(script: &Script, run: &Run<'_>, words: &str, attributed: bool) -> KernelError {
+/// The error of operations that are not to blame. `located`: the tool named a line; `blamed`: an operation is to blame.
+fn rest_of(script: &Script, run: &Run<'_>, words: &str, located: bool, blamed: bool) -> KernelError {
     let program = run.program;
     if !run.exited {
         let text = format!("{program} was stopped before it was done: {words}");
         return KernelError::new(ErrorKind::Unknown, text);
     }
-    match whole_failure(run.stderr).filter(|_| !attributed) {
+    match whole_failure(run.stderr).filter(|_| !blamed) {
         Some(kind) => KernelError::new(kind, format!("{program}: {words}")),
-        None if attributed || script.sections.len() == 1 || run.committed > 0 => {
+        None if located || script.sections.len() == 1 || run.committed > 0 => {
             KernelError::new(ErrorKind::Aborted, format!("not carried out, since {program} failed: {words}"))
         }
         // Not a word about where: the tool exited by itself, but a version that echoes no comments may have got
@@ -149,9 +149,7 @@ fn kind_of(line: &str, words: &str) -> ErrorKind {
         ErrorKind::Exists
     } else if has("Device or resource busy") || has("Directory not empty") || has("Too many links") {
         ErrorKind::Busy
-    } else if has("Chain '") && has("does not exist") {
-        ErrorKind::NotFound
-    } else if missing_file && (has("RULE_DELETE") || has("CHAIN_DEL")) {
+    } else if (has("Chain '") && has("does not exist")) || (missing_file && (has("RULE_DELETE") || has("CHAIN_DEL"))) {
         ErrorKind::NotFound
     } else if let Some((_, target)) = words.split_once("Couldn't load target `") {
         // Legacy takes the name of a missing chain for that of an extension.

@@ -61,7 +61,7 @@ impl Message<'_> {
     pub fn reply(&self) -> Result<Reply, DecodeError> {
         match self.kind {
             ERROR => Ok(Reply::End(self.result(padded(HEADER)))),
-            // A done message carries a number like an error message, but no echo of the request. Some old ones are empty.
+            // A done message carries a number like an error message, but no echo of the request.
             DONE if self.payload.is_empty() => Ok(Reply::End(Ok(()))),
             DONE => Ok(Reply::End(self.result(0))),
             OVERRUN => Ok(Reply::End(Err(NetlinkError::Overrun))),

@@ -81,7 +81,7 @@ impl Connection {
         outcome.unwrap_or(Ok(()))
     }
 
-    /// Sends requests, many in one datagram, and returns the result of each. The kernel carries them out in order, and a
+    /// Sends requests, many in one datagram, and returns the result of each. They are carried out in order, and a
     /// failing one does not stop those after it. When answers are lost, the requests without an answer
     /// report the loss.
     pub fn batch(&mut self, requests: &[Request]) -> Vec<Result<(), NetlinkError>> {

@@ -288,10 +288,11 @@ proptest! {
     #[test]
     fn no_sequence_of_options_makes_the_parser_panic(
         words in prop::collection::vec(prop::sample::select(vec![
-            "!", "-s", "-d", "-i", "-p", "-m", "-j", "tcp", "udp", "1.1.1.1", "::/0", "recent", "--set", "--name", "A", "80",
-            "comment", "--comment", "\"a b\"", "\"", "mark", "--mark", "0x1/0x1", "MARK", "--or-mark", "statistic", "--mode",
-            "random", "--probability", "0.5", "addrtype", "--dst-type", "LOCAL", "DNAT", "--to-destination", "1.1.1.1:1",
-            "conntrack", "--ctstate", "NEW", "--dport", "REJECT", "--reject-with", "icmp-port-unreachable", "--rcheck",
+            "!", "-s", "-d", "-i", "-p", "-m", "-j", "tcp", "udp", "1.1.1.1", "::/0", "recent", "--set", "--name", "A",
+            "80", "comment", "--comment", "\"a b\"", "\"", "mark", "--mark", "0x1/0x1", "MARK", "--or-mark",
+            "statistic", "--mode", "random", "--probability", "0.5", "addrtype", "--dst-type", "LOCAL", "DNAT",
+            "--to-destination", "1.1.1.1:1", "conntrack", "--ctstate", "NEW", "--dport", "REJECT", "--reject-with", "icmp-port-unreachable",
+            "--rcheck",
         ]), 0..12)
     ) {
         let spec = words.join(" ");
