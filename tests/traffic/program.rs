@@ -109,6 +109,11 @@ impl Program {
         line.rsplit(' ').next()?.parse().ok()
     }
 
+    /// What it has written so far.
+    pub(crate) fn log(&self) -> String {
+        self.process.log()
+    }
+
     /// The process.
     pub(crate) fn process(&mut self) -> &mut Process {
         &mut self.process
