@@ -309,7 +309,7 @@ fn rules_that_cannot_be_read_are_kept_as_text_or_spoil_the_digest(
 fn an_untouched_namespace_has_nothing_of_ours(#[values(Variant::Nft, Variant::Legacy)] variant: Variant) {
     in_namespace(|| {
         let (mut kernel, _directory) = kernel(variant);
-        for table in TableId::all() {
+        for table in TableId::serving() {
             assert_eq!(found(&mut kernel, table), []);
         }
         assert_eq!(kernel.supported_families(), PerFamily { v4: true, v6: true });
@@ -336,7 +336,7 @@ fn a_held_lock_is_transient_and_changes_nothing() {
         let options = Options { lock_wait: Duration::from_secs(1), ..options(Variant::Legacy, &directory) };
         let mut kernel = LinuxKernel::new(options).unwrap();
         rustix::fs::flock(&lock, rustix::fs::FlockOperation::LockExclusive).unwrap();
-        let chains = Table::ALL.map(|table| key(IpFamily::V4, table, SHARED));
+        let chains = Table::SERVING.map(|table| key(IpFamily::V4, table, SHARED));
         let results = kernel.apply(&chains.map(Op::CreateChain));
         assert_eq!(kinds(&results), [Some(ErrorKind::Transient); 2], "{results:#?}");
         rustix::fs::flock(&lock, rustix::fs::FlockOperation::Unlock).unwrap();
@@ -419,7 +419,7 @@ fn a_tool_killed_between_sections_leaves_open_only_what_it_had_not_confirmed() {
     let directory = tempfile::tempdir().unwrap();
     write_tool(&directory, "iptables-nft-restore", "echo '# committed 0'; kill -9 $$");
     let mut kernel = kernel_with_tools(Variant::Nft, &directory);
-    let chains = Table::ALL.map(|table| key(IpFamily::V4, table, SHARED));
+    let chains = Table::SERVING.map(|table| key(IpFamily::V4, table, SHARED));
     let results = kernel.apply(&chains.map(Op::CreateChain));
     assert_eq!(kinds(&results), [None, Some(ErrorKind::Unknown)], "{results:#?}");
 }

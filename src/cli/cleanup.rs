@@ -8,7 +8,8 @@ use crate::cli::{observer, once};
 use crate::compile::{NodeContext, ServicePortPlan};
 use crate::config::Flags;
 use crate::iptables::IptablesBackend;
-use crate::kernel::Claims;
+use crate::iptables::names::CANARY;
+use crate::kernel::{ChainClass, Claims, Table};
 use crate::model::{Change, Objects};
 use crate::sync::Engine;
 use crate::sync::clock::SystemClock;
@@ -24,7 +25,10 @@ impl Backend for Nothing {
     fn lower(&self, _plan: &ServicePortPlan, _node: &NodeContext, _comments: RuleComments, _out: &mut Fragment) {}
 
     fn claims(&self) -> Claims {
-        IptablesBackend.removable()
+        let mut claims = IptablesBackend.removable();
+        // kube-proxy's canary stands in three tables, and in this one nothing else of his.
+        claims.chains.push((Table::Mangle, CANARY, ChainClass::Private));
+        claims
     }
 
     fn removable(&self) -> Claims {
@@ -42,6 +46,7 @@ pub(super) fn cleanup(flags: &Flags) -> anyhow::Result<()> {
     let mut engine = Engine::new(kernel, SystemClock, Box::new(Nothing), context_of, options);
     engine.apply(Change::Complete(Objects::Services(Default::default())));
     engine.apply(Change::Complete(Objects::Slices(Default::default())));
+    engine.apply(Change::Complete(Objects::Node));
     let Some(report) = engine.sync() else { bail!("nothing was done") };
     observer::log_report(&report);
     if report.success() { Ok(()) } else { bail!("not everything could be removed") }

@@ -2,12 +2,12 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::time::SystemTime;
 
 use crate::health::{HealthState, ServiceHealth, ServiceHealthPort};
 use crate::metrics::Metrics;
 use crate::model::ServiceName;
 use crate::net::{IpFamily, PerFamily};
+use crate::sync::clock::{Clock, SystemClock};
 use crate::sync::{HealthChecks, Observer, SyncKind, SyncReport};
 
 /// Passes what a sync did on to the log, metrics and health.
@@ -20,12 +20,12 @@ pub(super) struct Announcer {
 
 impl Observer for Announcer {
     fn queued(&mut self) {
-        self.metrics.sync_queued(SystemTime::now());
+        self.metrics.sync_queued(SystemClock.wall());
         self.families().for_each(|family| self.health.queued(family));
     }
 
     fn synced(&mut self, report: &SyncReport, health_checks: &HealthChecks) {
-        self.metrics.observe(report, SystemTime::now());
+        self.metrics.observe(report, SystemClock.wall());
         if report.success() {
             self.families().for_each(|family| self.health.updated(family));
         }

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 use std::sync::mpsc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use anyhow::{Context, bail};
 
@@ -17,7 +17,7 @@ use crate::linux::Variant;
 use crate::model::Change;
 use crate::net::PerFamily;
 use crate::source::{Event, manifests};
-use crate::sync::clock::SystemClock;
+use crate::sync::clock::{Clock, SystemClock};
 use crate::sync::{Engine, Options, SyncReport};
 
 /// How long to wait for the API server's lists.
@@ -103,11 +103,11 @@ fn changes(flags: &Flags, settings: &Settings, facts: &Facts) -> anyhow::Result<
 fn first_events(settings: &Settings, facts: &Facts) -> anyhow::Result<Vec<Event>> {
     let (sender, receiver) = mpsc::channel();
     let source = run::ApiSource::start(settings, &facts.node_name, sender)?;
-    let deadline = Instant::now() + LIST_TIMEOUT;
+    let deadline = SystemClock.now() + LIST_TIMEOUT;
     let mut events = Vec::new();
     let mut complete = 0;
     while complete < 3 {
-        let Ok(event) = receiver.recv_timeout(deadline.saturating_duration_since(Instant::now())) else {
+        let Ok(event) = receiver.recv_timeout(deadline.saturating_duration_since(SystemClock.now())) else {
             bail!("the API server did not give complete lists within {} s", LIST_TIMEOUT.as_secs());
         };
         complete += usize::from(matches!(event, Event::Change(Change::Complete(_))));

@@ -24,7 +24,7 @@ use crate::linux::{LinuxKernel, command};
 use crate::metrics::{Metrics, PacketCounts};
 use crate::net::{IpFamily, PerFamily};
 use crate::source::{Event, kube, manifests};
-use crate::sync::clock::SystemClock;
+use crate::sync::clock::{Clock, SystemClock};
 use crate::sync::{Message, Runner, Schedule};
 
 /// How long the end may take. Rules are in the kernel and stay there; a restore that is cut short has no effect.
@@ -59,7 +59,7 @@ pub(super) fn run(flags: &Flags) -> anyhow::Result<()> {
 
     let signal = wait_for_signal()?;
     tracing::info!(signal, "stopping; rules stay in place");
-    let deadline = Instant::now() + STOP_WITHIN;
+    let deadline = SystemClock.now() + STOP_WITHIN;
     let _nobody_left = to_sync.send(Message::Stop);
     source.stop();
     join_until(sync, deadline);
@@ -202,7 +202,7 @@ impl ApiSource {
     /// Ends the watches.
     pub(super) fn stop(self) {
         let _gone = self.stop.send(());
-        join_until(self.thread, Instant::now() + STOP_WITHIN);
+        join_until(self.thread, SystemClock.now() + STOP_WITHIN);
     }
 }
 
@@ -221,8 +221,9 @@ fn wait_for_signal() -> anyhow::Result<&'static str> {
 }
 
 /// Joins a thread, but does not wait for longer than until the deadline: the process ends anyway.
+#[allow(clippy::disallowed_methods, reason = "the standard library has no join with a time-out")]
 fn join_until<T>(thread: JoinHandle<T>, deadline: Instant) {
-    while !thread.is_finished() && Instant::now() < deadline {
+    while !thread.is_finished() && SystemClock.now() < deadline {
         std::thread::sleep(Duration::from_millis(5));
     }
     if thread.is_finished() && thread.join().is_err() {

@@ -12,17 +12,20 @@ pub enum Table {
     Filter,
     /// `nat`.
     Nat,
+    /// `mangle`, where kube-proxy leaves a chain behind.
+    Mangle,
 }
 
 impl Table {
-    /// Both tables, in the order in which they are read.
-    pub const ALL: [Table; 2] = [Table::Filter, Table::Nat];
+    /// The tables in which rules for Services stand, in the order in which they are read.
+    pub const SERVING: [Table; 2] = [Table::Filter, Table::Nat];
 
     /// The name as iptables writes it.
     pub fn as_str(self) -> &'static str {
         match self {
             Table::Filter => "filter",
             Table::Nat => "nat",
+            Table::Mangle => "mangle",
         }
     }
 }
@@ -43,9 +46,11 @@ pub struct TableId {
 }
 
 impl TableId {
-    /// All four, IPv4 first.
-    pub fn all() -> impl Iterator<Item = TableId> {
-        IpFamily::ALL.into_iter().flat_map(|family| Table::ALL.into_iter().map(move |table| TableId { family, table }))
+    /// All four in which rules for Services stand, IPv4 first.
+    pub fn serving() -> impl Iterator<Item = TableId> {
+        IpFamily::ALL
+            .into_iter()
+            .flat_map(|family| Table::SERVING.into_iter().map(move |table| TableId { family, table }))
     }
 }
 

@@ -37,11 +37,12 @@ impl Default for FakeKernel {
             let names: &[&str] = match table.table {
                 Table::Filter => &["INPUT", "FORWARD", "OUTPUT"],
                 Table::Nat => &["PREROUTING", "INPUT", "OUTPUT", "POSTROUTING"],
+                Table::Mangle => &["PREROUTING", "INPUT", "FORWARD", "OUTPUT", "POSTROUTING"],
             };
             names.iter().filter_map(|name| Some((ChainName::new(name).ok()?, Vec::new()))).collect()
         };
         FakeKernel {
-            tables: TableId::all().map(|table| (table, built_in(table))).collect(),
+            tables: TableId::serving().map(|table| (table, built_in(table))).collect(),
             flows: Vec::new(),
             addresses: PerFamily::default(),
             transactions: 0,
@@ -87,10 +88,17 @@ impl FakeKernel {
         let mut draft = Draft { base: &*base, changed: BTreeMap::new() };
         for (_, op) in ops {
             match op {
-                Op::ReplaceChain(chain, _) | Op::RewriteChain(chain, _) | Op::DeleteChain(chain) => {
+                Op::ReplaceChain(chain, _) | Op::RewriteChain(chain, _) => {
                     draft.changed.insert(chain.name, Some(Vec::new()));
                 }
-                Op::CreateChain(_) | Op::InsertRule(..) | Op::DeleteRule(_) | Op::DeleteFlow(_) => {}
+                Op::DeleteChain(chain) if draft.exists(&chain.name) => {
+                    draft.changed.insert(chain.name, Some(Vec::new()));
+                }
+                Op::DeleteChain(_)
+                | Op::CreateChain(_)
+                | Op::InsertRule(..)
+                | Op::DeleteRule(_)
+                | Op::DeleteFlow(_) => {}
             }
         }
         let mut ordered = ops.to_vec();
@@ -146,7 +154,7 @@ impl Draft<'_> {
         }
         let target = jump(&rule.spec).and_then(|name| ChainName::new(name).ok());
         if let Some(missing) = target.filter(|name| !self.exists(name)) {
-            return fail(op, ErrorKind::Rejected, format!("no chain {missing}"));
+            return fail(op, ErrorKind::NotFound, format!("no chain {missing}"));
         }
         let Some(rules) = self.rules_mut(&rule.chain.name) else {
             return fail(op, ErrorKind::NotFound, "no such chain".into());
@@ -180,6 +188,9 @@ impl Draft<'_> {
                 });
                 found.map_or_else(|| fail(op, ErrorKind::NotFound, "no such rule".into()), |_| Ok(()))
             }
+            Op::DeleteChain(chain) if !self.exists(&chain.name) => {
+                fail(op, ErrorKind::NotFound, "no such chain".into())
+            }
             Op::DeleteChain(chain) if self.is_referenced(&chain.name) => {
                 fail(op, ErrorKind::Busy, "chain is in use".into())
             }
@@ -209,8 +220,8 @@ fn step(op: &Op) -> u8 {
         Op::CreateChain(_) => 0,
         Op::ReplaceChain(..) => 1,
         Op::RewriteChain(..) => 2,
-        Op::InsertRule(..) => 3,
-        Op::DeleteRule(_) => 4,
+        Op::DeleteRule(_) => 3,
+        Op::InsertRule(..) => 4,
         Op::DeleteChain(_) => 5,
         Op::DeleteFlow(_) => 6,
     }
@@ -230,6 +241,7 @@ fn section(op: &Op) -> Option<(IpFamily, u8, TableId)> {
         (Table::Filter, false) => 0,
         (Table::Nat, _) => 1,
         (Table::Filter, true) => 2,
+        (Table::Mangle, _) => 3,
     };
     Some((table.family, place, table))
 }

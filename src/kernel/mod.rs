@@ -36,7 +36,6 @@ pub use state::{ChainClass, Claims, FoundChain, Placement, RuleKey, TableDump};
 ///   If it can't be told what took effect, all report [`ErrorKind::Unknown`] and the caller has to dump.
 /// - Adding what exists is `Exists`, removing what does not exist is `NotFound`: never a silent success, since either
 ///   means that the caller's picture was wrong.
-/// - Deleting a chain that is not there is a success, since `iptables-restore` can't tell.
 /// - No call blocks for longer than its deadline; none panics on anything that the kernel or a tool answers.
 pub trait Kernel {
     /// Reads everything in one table that `claims` says is ours.

@@ -56,6 +56,12 @@ pub struct Claims {
 }
 
 impl Claims {
+    /// The tables in which anything is claimed.
+    pub fn tables(&self) -> std::collections::BTreeSet<crate::kernel::Table> {
+        let chains = self.chains.iter().map(|(table, _, _)| *table);
+        chains.chain(self.prefixes.iter().map(|(table, _)| *table)).collect()
+    }
+
     /// To whom a chain of a table belongs.
     pub fn class(&self, table: TableId, name: &ChainName) -> ChainClass {
         if let Some((_, _, class)) = self.chains.iter().find(|(of, known, _)| *of == table.table && known == name) {

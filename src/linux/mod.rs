@@ -1,5 +1,10 @@
 //! The real kernel: iptables tools, netlink and `/proc/sys`, all in the network namespace of the calling thread.
 
+#![allow(
+    clippy::disallowed_methods,
+    reason = "the one place for effects on the kernel: processes, and their deadlines"
+)]
+
 pub mod address;
 mod apply;
 pub mod command;

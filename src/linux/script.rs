@@ -56,11 +56,13 @@ pub(super) fn chain_of(op: &Op) -> Option<&ChainKey> {
 /// the new state lets through. Empty sections are left out.
 pub(super) fn build(transaction: &[Op], family: IpFamily) -> Script {
     let (mut before, mut nat, mut after) = (Parts::default(), Parts::default(), Parts::default());
+    let mut mangle = Parts::default();
     for (index, op) in transaction.iter().enumerate() {
         let Some(chain) = chain_of(op).filter(|chain| chain.table.family == family) else { continue };
         let removes = matches!(op, Op::DeleteRule(_) | Op::DeleteChain(_));
         let parts = match chain.table.table {
             Table::Nat => &mut nat,
+            Table::Mangle => &mut mangle,
             Table::Filter if removes => &mut after,
             Table::Filter => &mut before,
         };
@@ -70,6 +72,7 @@ pub(super) fn build(transaction: &[Op], family: IpFamily) -> Script {
     script.section(Table::Filter, &before);
     script.section(Table::Nat, &nat);
     script.section(Table::Filter, &after);
+    script.section(Table::Mangle, &mangle);
     script
 }
 

@@ -88,7 +88,7 @@ impl OwnMetrics {
         for stage in ["dump", "compute", "apply"] {
             let _ = self.stage_duration.with_label_values(&[stage]);
         }
-        for table in TableId::all().filter(|table| families.contains(&table.family)) {
+        for table in TableId::serving().filter(|table| families.contains(&table.family)) {
             let _ = self.drift.with_label_values(&table_labels(table));
             let _ = self.failed_dumps.with_label_values(&table_labels(table));
         }

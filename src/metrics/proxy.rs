@@ -185,7 +185,7 @@ impl ProxyMetrics {
             for counter in [&self.restore_failures, &self.partial_restore_failures, &self.conntrack_deleted] {
                 let _ = counter.with_label_values(&[family]);
             }
-            for table in Table::ALL {
+            for table in Table::SERVING {
                 let _ = self.rules_total.with_label_values(&[table.as_str(), family]);
                 let _ = self.rules_last.with_label_values(&[table.as_str(), family]);
             }
@@ -217,7 +217,7 @@ impl ProxyMetrics {
         for (_, _, took) in report.programmed.iter().filter(|(_, of, _)| *of == family) {
             self.durations.programming.with_label_values(name).observe(took.as_secs_f64());
         }
-        for table in Table::ALL {
+        for table in Table::SERVING {
             let labels = &[table.as_str(), label(family)];
             if let Some(rules) = report.rules.get(&TableId { family, table }) {
                 self.rules_last.with_label_values(labels).set(integer(rules.written));

@@ -29,6 +29,8 @@ pub enum Objects {
     Services(HashSet<ServiceName>),
     /// All EndpointSlices.
     Slices(HashSet<SliceName>),
+    /// The own Node: it was reported, if there is one.
+    Node,
 }
 
 /// What a change touched.
@@ -60,6 +62,7 @@ pub struct Cluster {
     node: Node,
     services_synced: bool,
     slices_synced: bool,
+    node_synced: bool,
 }
 
 impl Cluster {
@@ -75,13 +78,18 @@ impl Cluster {
             }
             Change::Complete(Objects::Services(all)) => self.complete_services(&all),
             Change::Complete(Objects::Slices(all)) => self.complete_slices(&all),
+            Change::Complete(Objects::Node) if self.node_synced => Dirty::Nothing,
+            Change::Complete(Objects::Node) => {
+                self.node_synced = true;
+                Dirty::Everything
+            }
         }
     }
 
-    /// Whether a complete list of both Services and EndpointSlices has arrived. Before that nothing may be
-    /// programmed: an incomplete picture would remove what still carries traffic.
+    /// Whether complete lists of Services and EndpointSlices have arrived, and the Node if there is one. Before that nothing
+    /// may be programmed: an incomplete picture would remove what still carries traffic.
     pub fn synced(&self) -> bool {
-        self.services_synced && self.slices_synced
+        self.services_synced && self.slices_synced && self.node_synced
     }
 
     /// The entry of one Service name.

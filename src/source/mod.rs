@@ -2,6 +2,8 @@
 //!
 //! A source sends [`Event`]s into a channel and nothing else; it never sees the cluster.
 
+#![allow(clippy::disallowed_methods, reason = "watches have time-outs, and the files of manifests are read here")]
+
 pub mod kube;
 pub mod manifests;
 

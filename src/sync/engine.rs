@@ -6,7 +6,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use crate::backend::{Backend, Fragment, RuleComments};
 use crate::compile::{NodeContext, ServicePortPlan, compile_service};
-use crate::kernel::{ChainBody, ChainKey, ErrorKind, Kernel, KernelError, TableId};
+use crate::kernel::{ChainBody, ChainKey, ErrorKind, Kernel, KernelError, Table, TableId};
 use crate::model::{Change, Cluster, Dirty, Node, ServiceName};
 use crate::net::{IpFamily, PerFamily};
 use crate::sync::clock::Clock;
@@ -66,6 +66,7 @@ pub struct Engine<K, C> {
     pub(super) kernel: K,
     pub(super) clock: C,
     backend: Box<dyn Backend>,
+    claimed_tables: BTreeSet<Table>,
     pub(super) options: Options,
     context_of: ContextOf,
     addresses: PerFamily<Vec<IpAddr>>,
@@ -108,6 +109,7 @@ impl<K: Kernel, C: Clock> Engine<K, C> {
         Engine {
             kernel,
             clock,
+            claimed_tables: backend.claims().tables(),
             backend,
             options,
             context_of,
@@ -356,7 +358,9 @@ impl<K: Kernel, C: Clock> Engine<K, C> {
     }
 
     fn tables(&self) -> BTreeSet<TableId> {
-        TableId::all().filter(|table| self.context.families[table.family]).collect()
+        let tables = &self.claimed_tables;
+        let families = IpFamily::ALL.into_iter().filter(|family| self.context.families[*family]);
+        families.flat_map(|family| tables.iter().map(move |table| TableId { family, table: *table })).collect()
     }
 
     /// Reads tables. Owners for whom that left something to do are touched, so that this sync repairs it.
@@ -440,7 +444,8 @@ impl<K: Kernel, C: Clock> Engine<K, C> {
 
     /// Whether a family's tables were ever read, and the base stands.
     fn may_write(&self, family: IpFamily, run: &Run) -> bool {
-        let read = TableId::all().filter(|table| table.family == family).all(|table| self.observed.contains(&table));
+        let mut tables = self.claimed_tables.iter();
+        let read = tables.all(|table| self.observed.contains(&TableId { family, table: *table }));
         read && !run.tally.failures[family].contains_key(&OwnerId::BASE)
     }
 

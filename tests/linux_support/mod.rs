@@ -1,6 +1,6 @@
 //! What the tests against the real kernel share.
 
-#![allow(dead_code)]
+#![allow(dead_code, reason = "each test program uses a part of it")]
 
 use std::ffi::OsString;
 use std::process::Command;
@@ -62,7 +62,7 @@ pub(crate) const JUMP: &str =
 /// What the tests call theirs.
 pub(crate) fn claims() -> Claims {
     let mut claims = Claims::default();
-    for table in Table::ALL {
+    for table in Table::SERVING {
         claims.chains.push((table, SHARED, ChainClass::Shared));
         claims.chains.push((table, OUTPUT, ChainClass::Host));
         claims.prefixes.push((table, "KUBE-SVC-"));
@@ -152,6 +152,7 @@ pub(crate) fn rules(family: IpFamily, table: Table) -> Vec<Rule> {
     rules.push(Rule { recent: Some(Recent::Set { list }), ..to(Target::Return) });
     match table {
         Table::Filter => rules.extend([to(Target::Reject), to(Target::Drop)]),
+        Table::Mangle => {}
         Table::Nat => {
             let endpoint = match family {
                 IpFamily::V4 => "10.180.0.1:8080".parse().unwrap(),

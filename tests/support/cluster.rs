@@ -75,9 +75,10 @@ impl World {
     }
 
     /// That this is everything.
-    pub(crate) fn complete(&self) -> [Change; 2] {
+    pub(crate) fn complete(&self) -> [Change; 3] {
         [
             Change::Complete(Objects::Services(self.services.keys().cloned().collect::<HashSet<_>>())),
+            Change::Complete(Objects::Node),
             Change::Complete(Objects::Slices(self.slices.keys().cloned().collect::<HashSet<_>>())),
         ]
     }

@@ -1,6 +1,6 @@
 use rstest::rstest;
 
-use super::setup::{self, *};
+use super::setup::*;
 use crate::backend::{Backend, Fragment};
 use crate::compile::{NodeContext, NodePortAddresses};
 use crate::iptables::{IptablesBackend, restore_text};

@@ -146,6 +146,6 @@ impl Kind for Nodes {
     }
 
     fn complete(_: HashSet<()>) -> Option<Change> {
-        None
+        Some(Change::Complete(Objects::Node))
     }
 }

@@ -120,7 +120,7 @@ fn deletion(name: &Name) -> Option<Change> {
     }
 }
 
-fn complete<'a>(names: impl Iterator<Item = &'a Name>) -> [Change; 2] {
+fn complete<'a>(names: impl Iterator<Item = &'a Name>) -> [Change; 3] {
     let (mut services, mut slices) = (HashSet::new(), HashSet::new());
     for name in names {
         match name {
@@ -129,7 +129,7 @@ fn complete<'a>(names: impl Iterator<Item = &'a Name>) -> [Change; 2] {
             Name::Node(_) => {}
         }
     }
-    [Change::Complete(Objects::Services(services)), Change::Complete(Objects::Slices(slices))]
+    [Objects::Services(services), Objects::Slices(slices), Objects::Node].map(Change::Complete)
 }
 
 fn defined_twice(earlier: &Object, later: &Object) -> Note {

@@ -3,7 +3,7 @@
 //!
 //! It runs on a thread of its own, so that tests may block. Dropping it ends it and all connections.
 
-#![allow(dead_code)]
+#![allow(dead_code, reason = "each test program uses a part of it")]
 
 mod http;
 mod selector;
