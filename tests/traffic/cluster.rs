@@ -134,7 +134,7 @@ fn member(
     let mut service = Service::new(&name.to_lowercase(), number, &[]);
     service.internal = internal;
     service.external = external;
-    service.endpoints = state.endpoints.map(|endpoints| endpoints.to_vec());
+    service.endpoints = state.endpoints.map(<[_]>::to_vec);
     let both = |address: &dyn Fn(Family) -> IpAddr| FAMILIES.map(address);
     match kind {
         Kind::Ordinary => {

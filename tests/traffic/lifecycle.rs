@@ -1,5 +1,6 @@
 //! Starting, stopping, restarting and cleaning up on a node where others have rules too.
 
+use std::slice::from_ref;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -55,7 +56,7 @@ fn foreign(tool: &str) -> String {
 /// The lines of a save that say something: no comments, no counters, no empty built-in chains.
 fn lines(save: &str) -> Vec<String> {
     save.lines()
-        .filter(|line| !line.starts_with('#') && !(line.starts_with(':') && !line.contains(" - ")))
+        .filter(|line| !line.starts_with('#') && (!line.starts_with(':') || line.contains(" - ")))
         .filter(|line| !line.starts_with('*') && *line != "COMMIT")
         .map(|line| line.split(" [").next().unwrap_or(line).to_owned())
         .collect()
@@ -67,7 +68,7 @@ fn the_program_ends_within_a_second_and_leaves_the_rules_in_place(
     #[values(Signal::TERM, Signal::INT)] signal: Signal,
 ) {
     let service = Service::new("lasting", 1, &[Pod::A, Pod::B]);
-    let mut lab = Lab::start(variant, &[service.clone()], &[]);
+    let mut lab = Lab::start(variant, from_ref(&service), &[]);
     let before: Vec<_> = TOOLS.map(|tool| lines(&variant.save(&lab.world.node1, tool))).into();
     let started = Instant::now();
     lab.program.process().signal(signal);
@@ -145,7 +146,7 @@ fn changes_made_while_the_program_was_away_are_caught_up_with(
     lab.manifests.delete("goes");
     let more = Service::new("comes", 3, &[Pod::R1]);
     lab.manifests.apply(&more);
-    serve(&mut lab.world, &[more.clone()]);
+    serve(&mut lab.world, from_ref(&more));
     lab.program = Program::start(&lab.world.node1, variant, &lab.manifests, USUAL);
     let from = lab.world.pod(Pod::C);
     for family in FAMILIES {
@@ -202,12 +203,12 @@ fn cleanup_removes_exactly_what_is_ours(#[values(Variant::Nft, Variant::Legacy)]
 #[rstest]
 fn rules_of_the_kubelet_and_the_administrator_survive_syncs(#[values(Variant::Nft, Variant::Legacy)] variant: Variant) {
     let service = Service::new("guest", 1, &[Pod::A]);
-    let mut lab = Lab::start(variant, &[service.clone()], &["--full-sync-period=1s"]);
+    let mut lab = Lab::start(variant, from_ref(&service), &["--full-sync-period=1s"]);
     for tool in TOOLS {
         variant.feed(&lab.world.node1, tool, "restore", &["--noflush"], &foreign(tool));
     }
     let more = Service::new("another", 2, &[Pod::B]);
-    serve(&mut lab.world, &[more.clone()]);
+    serve(&mut lab.world, from_ref(&more));
     lab.manifests.apply(&more);
     lab.wait_for(lab.world.pod(Pod::C), cluster_address(&more, Family::V4), Proto::Tcp, &[Pod::B]);
     thread::sleep(Duration::from_millis(2500));
@@ -241,9 +242,10 @@ fn a_sync_removes_the_canaries_of_kube_proxy_from_the_tables_it_writes(
 #[rstest]
 fn whatever_is_deleted_by_hand_comes_back(#[values(Variant::Nft, Variant::Legacy)] variant: Variant) {
     let service = Service::new("stubborn", 1, &[Pod::A, Pod::B]);
-    let lab = Lab::start(variant, &[service.clone()], &["--full-sync-period=1s"]);
+    let lab = Lab::start(variant, from_ref(&service), &["--full-sync-period=1s"]);
     let from = lab.world.pod(Pod::C);
-    let damages: [(&str, &dyn Fn(&str)); 3] = [
+    type Damage<'a> = (&'a str, &'a dyn Fn(&str));
+    let damages: [Damage<'_>; 3] = [
         ("all rules flushed", &|tool| {
             let all = "*nat\nCOMMIT\n*filter\nCOMMIT\n*mangle\nCOMMIT\n";
             variant.feed(&lab.world.node1, tool, "restore", &[], all);

@@ -56,7 +56,7 @@ fn arguments(variant: Variant, manifests: &Manifests, more: &[&str]) -> Vec<Stri
         format!("--iptables-variant={variant}"),
         "--hostname-override=node1".to_owned(),
     ];
-    args.extend(more.iter().map(|arg| arg.to_string()));
+    args.extend(more.iter().map(ToString::to_string));
     args
 }
 

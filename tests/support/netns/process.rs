@@ -23,7 +23,7 @@ pub(crate) struct Process {
 impl Process {
     /// Starts it in a thread that lives as long as the program, since the program dies with its thread.
     pub(super) fn start(netns: Netns, args: &[&str]) -> Process {
-        let args: Vec<String> = args.iter().map(|arg| arg.to_string()).collect();
+        let args: Vec<String> = args.iter().map(ToString::to_string).collect();
         let (send_pid, pid) = channel();
         let (send_exit, exit) = channel();
         let log = Arc::new(Mutex::new(Vec::new()));
