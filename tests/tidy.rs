@@ -23,7 +23,7 @@ const IMPORTS: &[(&str, &[&str])] = &[
     ("linux", &["net", "kernel", "netlink"]),
     ("sync", &["net", "model", "compile", "backend", "kernel"]),
     ("source", &["net", "model"]),
-    ("config", &["net"]),
+    ("config", &["net", "compile"]),
     ("metrics", &["net", "model", "kernel", "sync"]),
     ("health", &["net", "model", "sync"]),
     (

@@ -1,11 +1,9 @@
 //! Who hears about syncs: the log, metrics and health.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use crate::health::{HealthState, ServiceHealth, ServiceHealthPort};
+use crate::health::{HealthState, ServiceHealth};
 use crate::metrics::Metrics;
-use crate::model::ServiceName;
 use crate::net::{IpFamily, PerFamily};
 use crate::sync::clock::{Clock, SystemClock};
 use crate::sync::{HealthChecks, Observer, SyncKind, SyncReport};
@@ -29,7 +27,7 @@ impl Observer for Announcer {
         if report.success() {
             self.families().for_each(|family| self.health.updated(family));
         }
-        self.service_health.sync(health_ports(health_checks));
+        self.service_health.sync(health_checks);
         log_report(report);
     }
 }
@@ -38,14 +36,6 @@ impl Announcer {
     fn families(&self) -> impl Iterator<Item = IpFamily> {
         IpFamily::ALL.into_iter().filter(|family| self.families[*family])
     }
-}
-
-fn health_ports(checks: &HealthChecks) -> BTreeMap<ServiceName, ServiceHealthPort> {
-    let port = |check: &crate::sync::HealthCheck| ServiceHealthPort {
-        port: check.port,
-        local_ready: check.local_endpoints.v4.max(check.local_endpoints.v6),
-    };
-    checks.iter().map(|(name, check)| (name.clone(), port(check))).collect()
 }
 
 /// Says what a sync did: failures as warnings, drift as a warning, the rest for who wants to know.
@@ -59,7 +49,7 @@ pub(super) fn log_report(report: &SyncReport) {
         match &failed.service {
             Some(service) => tracing::warn!(%service, %error, attempts, retry_in_ms, "Service is not programmed"),
             None => {
-                tracing::warn!(%error, attempts, retry_in_ms, "rules on which all Services stand are not programmed")
+                tracing::warn!(%error, attempts, retry_in_ms, "rules on which all Services stand are not programmed");
             }
         }
     }

@@ -4,7 +4,6 @@
 //! as they were written; `validate` turns that into [`Settings`] or into everything that is wrong with it at once.
 //! With a file, most flags are ignored, as kube-proxy does it: see [`Settings::resolve`].
 
-pub mod address;
 pub mod duration;
 mod file;
 mod flags;

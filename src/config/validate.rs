@@ -5,10 +5,10 @@ use std::time::Duration;
 
 use ipnet::IpNet;
 
-use crate::config::address::{parse_cidr, parse_ip, parse_socket};
 use crate::config::duration::GoDuration;
 use crate::config::{ConfigError, DetectLocal, NodePortSetting, ProxyMode, RawConfig, Settings};
 use crate::net::IpFamily;
+use crate::net::{parse_cidr, parse_ip, parse_socket};
 
 /// The port of the health server when only an address is given.
 pub(super) const HEALTHZ_PORT: u16 = 10256;

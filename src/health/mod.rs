@@ -10,7 +10,7 @@ mod state;
 mod timestamp;
 
 pub use server::{Bound, Listen, Pages, Servers};
-pub use service::{ListenAddresses, ServiceHealth, ServiceHealthPort};
+pub use service::{ListenAddresses, ServiceHealth};
 pub use state::{HealthState, Probe, Reply};
 
 #[cfg(test)]

@@ -20,6 +20,7 @@ use super::server::{Servers, json};
 use super::state::HealthState;
 use crate::model::ServiceName;
 use crate::net::{IpFamily, PerFamily};
+use crate::sync::HealthChecks;
 
 /// Where the ports of one family are opened.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -33,15 +34,6 @@ pub enum ListenAddresses {
     Only(Vec<IpAddr>),
 }
 
-/// What one Service wants.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct ServiceHealthPort {
-    /// `healthCheckNodePort`.
-    pub port: NonZeroU16,
-    /// Distinct addresses of ready endpoints on this node.
-    pub local_ready: usize,
-}
-
 /// The listeners of all Services. They live on the thread of [`Servers`] and close when either value is dropped.
 pub struct ServiceHealth {
     shared: Arc<Shared>,
@@ -49,7 +41,7 @@ pub struct ServiceHealth {
 }
 
 struct Shared {
-    wanted: Mutex<BTreeMap<ServiceName, ServiceHealthPort>>,
+    wanted: Mutex<HealthChecks>,
     changed: Notify,
     health: Arc<HealthState>,
 }
@@ -67,8 +59,8 @@ impl ServiceHealth {
     /// States what is wanted now, for all Services; call it after each successful sync. Listeners of Services that are
     /// gone or whose port changed are closed, new ones are opened, all others only get their counts. Returns at once;
     /// the counts take effect before it returns, listeners soon after.
-    pub fn sync(&self, wanted: BTreeMap<ServiceName, ServiceHealthPort>) {
-        *self.shared.wanted() = wanted;
+    pub fn sync(&self, wanted: &HealthChecks) {
+        self.shared.wanted().clone_from(wanted);
         self.shared.changed.notify_one();
     }
 }
@@ -80,18 +72,20 @@ impl Drop for ServiceHealth {
 }
 
 impl Shared {
-    fn wanted(&self) -> MutexGuard<'_, BTreeMap<ServiceName, ServiceHealthPort>> {
+    fn wanted(&self) -> MutexGuard<'_, HealthChecks> {
         self.wanted.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn answer(&self, service: &ServiceName) -> Response {
+    fn answer(&self, service: &ServiceName, family: IpFamily) -> Response {
         // Gone between the connection and the request.
-        let Some(wanted) = self.wanted().get(service).copied() else { return StatusCode::OK.into_response() };
+        let Some(local) = self.wanted().get(service).map(|check| check.local_endpoints[family]) else {
+            return StatusCode::OK.into_response();
+        };
         let healthy = self.health.healthy();
-        let status = if wanted.local_ready != 0 && healthy { 200 } else { 503 };
-        let mut response = json(status, body(service, wanted.local_ready, healthy));
+        let status = if local != 0 && healthy { 200 } else { 503 };
+        let mut response = json(status, body(service, local, healthy));
         let weight = HeaderName::from_static("x-load-balancing-endpoint-weight");
-        response.headers_mut().insert(weight, HeaderValue::from(wanted.local_ready));
+        response.headers_mut().insert(weight, HeaderValue::from(local));
         response
     }
 }
@@ -176,12 +170,12 @@ impl Keeper {
             .into_iter()
             .map(|address| listen_on(SocketAddr::new(address, port.get())).and_then(tokio::net::TcpListener::from_std))
             .collect::<io::Result<Vec<_>>>()?;
-        Ok(sockets.into_iter().map(|socket| self.serve(service.clone(), socket)).collect())
+        Ok(sockets.into_iter().map(|socket| self.serve(service.clone(), family, socket)).collect())
     }
 
-    fn serve(&self, service: ServiceName, socket: tokio::net::TcpListener) -> AbortHandle {
+    fn serve(&self, service: ServiceName, family: IpFamily, socket: tokio::net::TcpListener) -> AbortHandle {
         let shared = Arc::clone(&self.shared);
-        let router = Router::new().fallback(move || std::future::ready(shared.answer(&service)));
+        let router = Router::new().fallback(move || std::future::ready(shared.answer(&service, family)));
         tokio::spawn(async move {
             if let Err(error) = axum::serve(socket, router).await {
                 tracing::error!(%error, "health-check node port stopped");

@@ -11,6 +11,7 @@ use super::*;
 use crate::model::ServiceName;
 use crate::net::{IpFamily, PerFamily};
 use crate::sync::clock::TestClock;
+use crate::sync::{HealthCheck, HealthChecks};
 
 const PERIOD: Duration = Duration::from_secs(30);
 
@@ -196,11 +197,14 @@ fn dropping_the_servers_closes_the_ports() {
     assert!(get(address, "/livez").is_err());
 }
 
-fn wanted(entries: &[(&str, NonZeroU16, usize)]) -> BTreeMap<ServiceName, ServiceHealthPort> {
+fn wanted(entries: &[(&str, NonZeroU16, usize)]) -> HealthChecks {
     entries
         .iter()
         .map(|(name, port, local_ready)| {
-            (ServiceName::new("ns", *name), ServiceHealthPort { port: *port, local_ready: *local_ready })
+            (
+                ServiceName::new("ns", *name),
+                HealthCheck { port: *port, local_endpoints: PerFamily { v4: *local_ready, v6: *local_ready } },
+            )
         })
         .collect()
 }
@@ -218,7 +222,7 @@ fn a_service_answers_by_its_local_endpoints_in_both_families() {
     let everywhere = PerFamily { v4: ListenAddresses::All, v6: ListenAddresses::All };
     let services = ServiceHealth::start(&setup.servers, Arc::clone(&setup.state), everywhere);
     let port = free_port();
-    services.sync(wanted(&[("web", port, 2)]));
+    services.sync(&wanted(&[("web", port, 2)]));
     for family in IpFamily::ALL {
         let answer = eventually("listening", || get(local(family, port), "/any/path").ok());
         assert_eq!(answer.status, 200);
@@ -231,9 +235,9 @@ fn a_service_answers_by_its_local_endpoints_in_both_families() {
              \t\"localEndpoints\": 2,\n\t\"serviceProxyHealthy\": true\n}"
         );
     }
-    services.sync(wanted(&[("web", port, 0)]));
+    services.sync(&wanted(&[("web", port, 0)]));
     assert_eq!(get(local(IpFamily::V4, port), "/").unwrap().status, 503, "no endpoint here");
-    services.sync(wanted(&[("web", port, 1)]));
+    services.sync(&wanted(&[("web", port, 1)]));
     setup.state.updated(IpFamily::V4);
     setup.state.queued(IpFamily::V4);
     setup.clock.advance(PERIOD * 2);
@@ -250,17 +254,17 @@ fn listeners_follow_the_services() {
     let services = ServiceHealth::start(&setup.servers, Arc::clone(&setup.state), only);
     let (first, second) = (free_port(), free_port());
     let answers = |port: NonZeroU16| get(local(IpFamily::V4, port), "/").ok();
-    services.sync(wanted(&[("a", first, 1)]));
+    services.sync(&wanted(&[("a", first, 1)]));
     eventually("first port", || answers(first));
     assert!(get(local(IpFamily::V6, first), "/").is_err(), "the family is off");
-    services.sync(wanted(&[("a", second, 1)]));
+    services.sync(&wanted(&[("a", second, 1)]));
     eventually("second port", || answers(second));
     assert!(answers(first).is_none(), "the old port is closed");
     // The port moves to another Service.
-    services.sync(wanted(&[("b", second, 1)]));
+    services.sync(&wanted(&[("b", second, 1)]));
     let answer = eventually("the other service", || answers(second).filter(|answer| answer.body.contains("\"b\"")));
     assert_eq!(answer.status, 200);
-    services.sync(BTreeMap::new());
+    services.sync(&BTreeMap::new());
     eventually("closed", || answers(second).is_none().then_some(()));
 }
 
@@ -271,7 +275,7 @@ fn a_health_check_port_in_use_is_tried_again() {
     let services = ServiceHealth::start(&setup.servers, Arc::clone(&setup.state), only);
     let blocker = TcpListener::bind("127.0.0.1:0").unwrap();
     let port = NonZeroU16::new(blocker.local_addr().unwrap().port()).unwrap();
-    services.sync(wanted(&[("a", port, 1)]));
+    services.sync(&wanted(&[("a", port, 1)]));
     std::thread::sleep(Duration::from_millis(100));
     drop(blocker);
     eventually("listening at last", || get(local(IpFamily::V4, port), "/").ok());

@@ -208,7 +208,9 @@ impl Port<'_> {
         if self.node.masquerade_all {
             return Some(rule);
         }
-        self.detector.map(|detector| from_pods(rule, detector, false))
+        // Every source is in a range of length zero: nothing is left to masquerade, and nft does not take the negation.
+        let everything = matches!(self.detector, Some(LocalDetector::SourceCidr(net)) if net.prefix_len() == 0);
+        self.detector.filter(|_| !everything).map(|detector| from_pods(rule, detector, false))
     }
 
     /// The content of KUBE-EXT-.

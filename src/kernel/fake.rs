@@ -16,6 +16,9 @@ use crate::net::{IpFamily, PerFamily};
 
 type Chains = BTreeMap<ChainName, Vec<String>>;
 
+/// Family, place in the transaction, table.
+type Section = (IpFamily, u8, TableId);
+
 /// The fake. Public fields are what a test may set up or look at.
 #[derive(Clone, Debug)]
 pub struct FakeKernel {
@@ -229,7 +232,7 @@ fn step(op: &Op) -> u8 {
 
 /// The section of a transaction that an operation belongs to: what adds to the filter table, then everything of the nat
 /// table, then what removes from the filter table. `None` for operations that are on their own.
-fn section(op: &Op) -> Option<(IpFamily, u8, TableId)> {
+fn section(op: &Op) -> Option<Section> {
     let (table, removes) = match op {
         Op::CreateChain(chain) | Op::ReplaceChain(chain, _) | Op::RewriteChain(chain, _) => (chain.table, false),
         Op::InsertRule(rule, _) => (rule.chain.table, false),
@@ -299,7 +302,7 @@ impl Kernel for FakeKernel {
 
     fn apply(&mut self, transaction: &[Op]) -> Vec<Result<(), KernelError>> {
         let mut results: Vec<Result<(), KernelError>> = vec![Ok(()); transaction.len()];
-        let mut sections: BTreeMap<(IpFamily, u8, TableId), Vec<(usize, &Op)>> = BTreeMap::new();
+        let mut sections: BTreeMap<Section, Vec<(usize, &Op)>> = BTreeMap::new();
         for (at, op) in transaction.iter().enumerate() {
             match (section(op), op) {
                 (Some(section), _) => sections.entry(section).or_default().push((at, op)),

@@ -113,7 +113,7 @@ impl Rule {
         }
         match &self.recent {
             Some(Recent::Check { list, seconds }) => {
-                line.put(format_args!("-m recent --rcheck --seconds {seconds} --reap --name {}", Word(list.as_str())))
+                line.put(format_args!("-m recent --rcheck --seconds {seconds} --reap --name {}", Word(list.as_str())));
             }
             Some(Recent::Set { list }) => line.put(format_args!("-m recent --set --name {}", Word(list.as_str()))),
             None => {}

@@ -248,7 +248,8 @@ impl Walk<'_> {
             let mut next = Vec::new();
             for mut state in live {
                 let applies = self.matches(rule, at.interface, &state);
-                let share = if applies { rule.probability.map_or(1.0, |chance| chance.fraction()) } else { 0.0 };
+                let share =
+                    if applies { rule.probability.map_or(1.0, super::rule::Probability::fraction) } else { 0.0 };
                 if share < 1.0 {
                     next.push(State { probability: state.probability * (1.0 - share), ..state.clone() });
                 }

@@ -131,7 +131,7 @@ impl Connection {
                 Ok(false) => return Ok(state),
                 Ok(true) => last = NetlinkError::Interrupted,
                 Err(NetlinkError::Refused { errno: errno::EINTR | errno::EAGAIN, .. }) => {
-                    last = NetlinkError::Interrupted
+                    last = NetlinkError::Interrupted;
                 }
                 Err(NetlinkError::Overrun) => last = NetlinkError::Overrun,
                 Err(error) => return Err(error),

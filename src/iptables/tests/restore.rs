@@ -47,8 +47,7 @@ fn a_mixed_set_of_services_gives_exactly_kube_proxys_rules() {
     let services = mixed();
     let base = IptablesBackend.base(&services[0].node);
     // Backwards, since each new Service goes in front.
-    let fragments: Vec<Fragment> =
-        [base].into_iter().chain(services.iter().rev().map(|setup| setup.fragment())).collect();
+    let fragments: Vec<Fragment> = [base].into_iter().chain(services.iter().rev().map(Setup::fragment)).collect();
     assert_eq!(restore_text(IpFamily::V4, &fragments), include_str!("mixed.txt"));
 }
 

@@ -100,6 +100,9 @@ fn masquerading_to_the_cluster_ip_follows_the_detector() {
     assert_eq!(masquerade(None, false), [""; 0]);
     assert_eq!(masquerade(None, true), [to_address]);
     assert_eq!(masquerade(cidr(), true), [to_address]);
+    // Every source is local: nothing is left, and nft would refuse `! -s 0.0.0.0/0`.
+    let everything = Some(LocalDetector::SourceCidr("0.0.0.0/0".parse().unwrap()));
+    assert_eq!(masquerade(everything, false), [""; 0]);
 }
 
 // 3

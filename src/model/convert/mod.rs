@@ -19,10 +19,7 @@ pub use service::service;
 pub use slice::slice;
 pub use time::parse_rfc3339;
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::num::NonZeroU16;
-
-use ipnet::IpNet;
 
 use crate::model::{Note, ObjectKind};
 use crate::net::Protocol;
@@ -180,35 +177,4 @@ fn is_name(text: &str, max: usize) -> bool {
 
 fn port_number(number: i64) -> Option<NonZeroU16> {
     u16::try_from(number).ok().and_then(NonZeroU16::new)
-}
-
-/// Reads an IP address the way kube-proxy does: IPv4 octets may have leading zeros and are decimal all the same,
-/// and an IPv4-mapped IPv6 address is the IPv4 address.
-pub fn parse_ip(text: &str) -> Option<IpAddr> {
-    if text.contains(':') {
-        return text.parse::<Ipv6Addr>().ok().map(|address| address.to_canonical());
-    }
-    let mut octets = [0u8; 4];
-    let mut parts = text.split('.');
-    for octet in &mut octets {
-        *octet = decimal(parts.next()?)?;
-    }
-    parts.next().is_none().then(|| IpAddr::V4(Ipv4Addr::from(octets)))
-}
-
-/// Reads a CIDR with the same leniency and reduces it to its network address. A range that is written as
-/// IPv4-mapped IPv6 stays IPv6.
-pub fn parse_cidr(text: &str) -> Option<IpNet> {
-    let (address, prefix) = text.split_once('/')?;
-    let address = if address.contains(':') { IpAddr::V6(address.parse().ok()?) } else { parse_ip(address)? };
-    IpNet::new(address, decimal(prefix)?).ok().map(|net| net.trunc())
-}
-
-/// A decimal number of digits only, leading zeros allowed.
-fn decimal(text: &str) -> Option<u8> {
-    if text.is_empty() || !text.bytes().all(|byte| byte.is_ascii_digit()) {
-        return None;
-    }
-    let digits = text.trim_start_matches('0');
-    if digits.is_empty() { Some(0) } else { digits.parse().ok() }
 }

@@ -1,8 +1,9 @@
 //! The own Node.
 
 use crate::model::convert::wire::{self, quoted};
-use crate::model::convert::{Interner, Notes, parse_cidr, parse_ip};
+use crate::model::convert::{Interner, Notes};
 use crate::model::{Node, Note, ObjectKind};
+use crate::net::{parse_cidr, parse_ip};
 
 /// The taint with which the cluster autoscaler marks a node that it is about to remove (KEP-3458).
 const TO_BE_DELETED: &str = "ToBeDeletedByClusterAutoscaler";

@@ -3,9 +3,9 @@
 use std::net::IpAddr;
 
 use crate::model::convert::wire::{self, Field, quoted};
-use crate::model::convert::{Interner, Notes, names, parse_cidr, parse_ip, port_number};
+use crate::model::convert::{Interner, Notes, names, port_number};
 use crate::model::{Note, ObjectKind, Service, ServiceName, ServicePort, TrafficPolicy};
-use crate::net::IpFamily;
+use crate::net::{IpFamily, parse_cidr, parse_ip};
 
 /// The time-out that the API server fills in for ClientIP affinity: three hours.
 const DEFAULT_AFFINITY_SECONDS: u32 = 10_800;

@@ -4,11 +4,11 @@ use std::sync::Arc;
 use std::time::SystemTime;
 
 use crate::model::convert::wire::{self, Field, List, quoted};
-use crate::model::convert::{Interner, Notes, is_name, names, parse_ip, parse_rfc3339};
+use crate::model::convert::{Interner, Notes, is_name, names, parse_rfc3339};
 use crate::model::{
     Conditions, Endpoint, EndpointPort, EndpointSlice, Hints, Note, ObjectKind, ServiceName, SliceName,
 };
-use crate::net::IpFamily;
+use crate::net::{IpFamily, parse_ip};
 
 /// Makes a model value of an EndpointSlice. `None`: it has no usable name. `(name, None)`: of no use to a proxy,
 /// because it belongs to no Service or to a headless one, or has no IP addresses.

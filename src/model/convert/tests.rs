@@ -1,3 +1,8 @@
+use std::net::IpAddr;
+
+use ipnet::IpNet;
+
+use crate::net::{parse_cidr, parse_ip};
 use std::time::{Duration, SystemTime};
 
 use proptest::prelude::*;

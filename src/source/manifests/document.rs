@@ -49,9 +49,9 @@ pub(super) struct Contents {
 pub(super) fn read(file: &str, text: &str, own_node: &str, interner: &mut Interner) -> Contents {
     let mut reader = Reader { file, own_node, interner, contents: Contents::default(), document: 0 };
     if file.ends_with(".json") {
-        reader.read_json(text)
+        reader.read_json(text);
     } else {
-        reader.read_yaml(text)
+        reader.read_yaml(text);
     }
     reader.contents
 }

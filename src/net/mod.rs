@@ -1,10 +1,14 @@
 //! The few words about networks that every layer shares: families, protocols, and a value per family.
 
+mod parse;
+
 use std::fmt;
 use std::net::IpAddr;
 use std::ops::{Index, IndexMut};
 
 use ipnet::IpNet;
+
+pub use parse::{parse_cidr, parse_ip, parse_socket};
 
 /// An IP address family. Kubernetes calls them `IPv4` and `IPv6`, and so does [`fmt::Display`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]

@@ -5,16 +5,23 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use ipnet::IpNet;
 
-/// Reads an address; `010.0.0.1` is 10.0.0.1. `None` when it is none.
+/// Reads an address; `010.0.0.1` is 10.0.0.1, and an IPv4-mapped IPv6 address is the IPv4 address, as for Kubernetes. `None`
+/// when it is none.
 pub fn parse_ip(text: &str) -> Option<IpAddr> {
-    if text.contains(':') { parse_ipv6(text).map(IpAddr::V6) } else { parse_ipv4(text).map(IpAddr::V4) }
+    if text.contains(':') {
+        parse_ipv6(text).map(|address| address.to_canonical())
+    } else {
+        parse_ipv4(text).map(IpAddr::V4)
+    }
 }
 
-/// Reads a CIDR; the address is normalised to that of its network. `None` when it is none.
+/// Reads a CIDR; the address is normalised to that of its network. A range that is written as IPv4-mapped IPv6 stays
+/// IPv6. `None` when it is none.
 pub fn parse_cidr(text: &str) -> Option<IpNet> {
     let (address, length) = text.split_once('/')?;
     let length = parse_decimal(length, 3)?;
-    let net = IpNet::new(parse_ip(address)?, u8::try_from(length).ok()?).ok()?;
+    let address = if address.contains(':') { IpAddr::V6(parse_ipv6(address)?) } else { parse_ip(address)? };
+    let net = IpNet::new(address, u8::try_from(length).ok()?).ok()?;
     Some(net.trunc())
 }
 
@@ -41,17 +48,12 @@ fn parse_ipv4(text: &str) -> Option<Ipv4Addr> {
     parts.next().is_none().then(|| Ipv4Addr::from(octets))
 }
 
-/// An IPv6 address, possibly with an IPv4 address in its last four bytes. An IPv4-mapped one stays IPv6 here, but
-/// is IPv4 for Kubernetes, so it is refused rather than misunderstood.
+/// An IPv6 address, possibly with an IPv4 address in its last four bytes.
 fn parse_ipv6(text: &str) -> Option<Ipv6Addr> {
-    let address: Ipv6Addr = match text.parse() {
-        Ok(address) => address,
-        Err(_) => {
-            let (head, tail) = text.rsplit_once(':')?;
-            format!("{head}:{}", parse_ipv4(tail)?).parse().ok()?
-        }
-    };
-    address.to_ipv4_mapped().is_none().then_some(address)
+    text.parse().ok().or_else(|| {
+        let (head, tail) = text.rsplit_once(':')?;
+        format!("{head}:{}", parse_ipv4(tail)?).parse().ok()
+    })
 }
 
 fn parse_decimal(text: &str, longest: usize) -> Option<u32> {
@@ -73,7 +75,7 @@ mod tests {
             ("FD00::0001", Some("fd00::1")),
             ("64:ff9b::10.0.0.1", Some("64:ff9b::a00:1")),
             ("64:ff9b::010.0.0.1", Some("64:ff9b::a00:1")),
-            ("::ffff:10.0.0.1", None),
+            ("::ffff:10.0.0.1", Some("10.0.0.1")),
             ("10.0.0", None),
             ("10.0.0.1.2", None),
             ("10.0.0.256", None),
