@@ -1,0 +1,145 @@
+//! The program under test, in the namespace of node1.
+
+use std::fmt;
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use super::manifest::Manifests;
+use crate::netns::{Netns, Process};
+
+/// Which kind of iptables the program uses.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Variant {
+    /// iptables-nft.
+    Nft,
+    /// iptables-legacy.
+    Legacy,
+}
+
+impl fmt::Display for Variant {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Variant::Nft => "nft",
+            Variant::Legacy => "legacy",
+        })
+    }
+}
+
+impl Variant {
+    /// Runs one of this variant's iptables programs: `save` or `restore` with its arguments and input.
+    pub(crate) fn feed(self, netns: &Netns, tool: &str, operation: &str, args: &[&str], input: &str) -> String {
+        let program = format!("{tool}-{self}-{operation}");
+        netns.feed(&[&[program.as_str()], args].concat(), input)
+    }
+
+    /// All rules of a family: `iptables` or `ip6tables`.
+    pub(crate) fn save(self, netns: &Netns, tool: &str) -> String {
+        self.feed(netns, tool, "save", &[], "")
+    }
+}
+
+/// How long anything that is only waited for may take.
+pub(crate) const AT_LAST: Duration = Duration::from_secs(15);
+
+/// The settings of most tests.
+pub(crate) const USUAL: &[&str] = &["--cluster-cidr=10.244.0.0/16,fd00:10:244::/48"];
+
+const PROGRAM: &str = env!("CARGO_BIN_EXE_portolan");
+const METRICS: &str = "127.0.0.1:10249";
+
+fn arguments(variant: Variant, manifests: &Manifests, more: &[&str]) -> Vec<String> {
+    let mut args = vec![
+        format!("--manifests={}", manifests.path().display()),
+        "--mode=iptables".to_owned(),
+        format!("--iptables-variant={variant}"),
+        "--hostname-override=node1".to_owned(),
+    ];
+    args.extend(more.iter().map(ToString::to_string));
+    args
+}
+
+/// Makes the rules once. Panics unless the program says that it succeeded.
+pub(crate) fn sync_once(node: &Netns, variant: Variant, manifests: &Manifests, more: &[&str]) {
+    let args = arguments(variant, manifests, more);
+    let args: Vec<&str> = [PROGRAM, "sync", "--once"].into_iter().chain(args.iter().map(String::as_str)).collect();
+    let output = node.try_exec(&args);
+    let text = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{args:?} ended with {}:\n{text}", output.status);
+}
+
+/// The program running as it does on a node.
+pub(crate) struct Program {
+    process: Process,
+    node: Netns,
+}
+
+impl Program {
+    /// Starts it and waits until its first sync of both families is done.
+    pub(crate) fn start(node: &Netns, variant: Variant, manifests: &Manifests, more: &[&str]) -> Program {
+        let mut args = arguments(variant, manifests, more);
+        args.push("--healthz-bind-address=0.0.0.0:10256".to_owned());
+        args.push(format!("--metrics-bind-address={METRICS}"));
+        let args: Vec<&str> = [PROGRAM].into_iter().chain(args.iter().map(String::as_str)).collect();
+        let mut program = Program { process: node.spawn(&args), node: node.clone() };
+        let deadline = Instant::now() + AT_LAST;
+        while !program.has_synced() {
+            if let Some(status) = program.process.wait(Duration::from_millis(20)) {
+                panic!("the program ended with {status}:\n{}", program.process.log());
+            }
+            assert!(Instant::now() < deadline, "no sync after {AT_LAST:?}:\n{}", program.process.log());
+        }
+        program
+    }
+
+    fn has_synced(&self) -> bool {
+        ["IPv4", "IPv6"].iter().all(|family| {
+            let label = format!("ip_family=\"{family}\"");
+            self.metric("kubeproxy_sync_proxy_rules_last_timestamp_seconds", &label).is_some_and(|time| time > 0.0)
+        })
+    }
+
+    /// The value of the first sample of a metric that has this label.
+    pub(crate) fn metric(&self, name: &str, label: &str) -> Option<f64> {
+        let (_, text) = get(&self.node, METRICS.parse().expect("address"), "/metrics").ok()?;
+        let line = text.lines().find(|line| {
+            line.strip_prefix(name).is_some_and(|rest| rest.starts_with(['{', ' '])) && line.contains(label)
+        })?;
+        line.rsplit(' ').next()?.parse().ok()
+    }
+
+    /// What it has written so far.
+    pub(crate) fn log(&self) -> String {
+        self.process.log()
+    }
+
+    /// The process.
+    pub(crate) fn process(&mut self) -> &mut Process {
+        &mut self.process
+    }
+}
+
+/// Asks an HTTP server from inside a namespace; returns status and body.
+pub(crate) fn get(from: &Netns, server: SocketAddr, path: &str) -> std::io::Result<(u16, String)> {
+    let text = from.run(|| {
+        let mut stream = TcpStream::connect_timeout(&server, Duration::from_secs(2))?;
+        stream.set_read_timeout(Some(Duration::from_secs(5)))?;
+        write!(stream, "GET {path} HTTP/1.1\r\nHost: {server}\r\nConnection: close\r\n\r\n")?;
+        let mut text = String::new();
+        stream.read_to_string(&mut text)?;
+        std::io::Result::Ok(text)
+    })?;
+    let (head, body) = text.split_once("\r\n\r\n").unwrap_or((&text, ""));
+    let status = head.split(' ').nth(1).and_then(|status| status.parse().ok());
+    Ok((status.unwrap_or_default(), body.to_owned()))
+}
+
+/// Waits until something is so, and panics when it never is.
+pub(crate) fn eventually(what: &str, mut is_so: impl FnMut() -> bool) {
+    let deadline = Instant::now() + AT_LAST;
+    while !is_so() {
+        assert!(Instant::now() < deadline, "after {AT_LAST:?} it is still not so that {what}");
+        thread::sleep(Duration::from_millis(20));
+    }
+}
