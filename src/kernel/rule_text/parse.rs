@@ -18,8 +18,8 @@ type Reason = Cow<'static, str>;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Kind {
     Conntrack,
-    Port,
     AddrType,
+    Port,
     Mark,
     Recent,
     Statistic,
