@@ -94,6 +94,27 @@ fn every_dump_failing_with_every_kind_of_error_converges() {
     }
 }
 
+#[test]
+fn every_operation_of_a_large_first_fill_failing_converges() {
+    // More rules than are inserted one by one, so that shared chains are rewritten.
+    let world = (0..130).fold(World::default(), |world, at| {
+        let name = format!("s{at}");
+        world.service(&name, at, |service| service.cluster_ip_v6 = None).slice(&name, "a", &["10.244.0.2"], |_| {})
+    });
+    let wanted = from_scratch(&world);
+    for limit in [usize::MAX, 100] {
+        for kind in [ErrorKind::Rejected, ErrorKind::Aborted, ErrorKind::Unknown, ErrorKind::Transient] {
+            for at in (0..400).step_by(37) {
+                let options = Options { operations_per_transaction: limit, ..Options::default() };
+                let mut rig = faulty(FakeKernel::default(), Fault::Operation(at, kind), options);
+                rig.apply(world.initial());
+                rig.settle();
+                assert!(rig.text() == wanted, "{kind:?} at {at} with limit {limit}");
+            }
+        }
+    }
+}
+
 /// A kernel that never takes any operation on chains of certain names, as if the tool had a bug with them.
 pub(crate) struct Picky {
     inner: FakeKernel,
