@@ -126,9 +126,12 @@ fn measure_portolan(variant: Variant, fleet: Fleet, limit: usize) -> Outcome<Vec
 
     let mut engine = start();
     let taken_in = timed(|| support::fill(&mut engine, fleet)).1;
-    let processes = processes_started();
+    let (processes, [own, tools]) = (processes_started(), processor_time()?);
     let (report, first) = timed(|| support::sync(&mut engine));
     cells.push(("first sync", seconds(first)));
+    let [own, tools] = [processor_time()?[0] - own, processor_time()?[1] - tools];
+    cells.push(("— processor time of the tools", seconds(tools)));
+    cells.push(("— own processor time", seconds(own)));
     cells.push(("— taking in the cluster before it", seconds(taken_in)));
     cells.push(("— of it computing", seconds(report.compute_duration)));
     cells.push(("— operations", support::operations(&report).to_string()));
@@ -182,11 +185,16 @@ fn measure_by_hand(variant: Variant, fleet: Fleet, in_pieces: bool) -> Outcome<V
     fleet.changes().for_each(|change| drop(cluster.apply(change)));
     let mut services = Fragment::default();
     (0..fleet.services).for_each(|at| lower(&cluster, at, &mut services));
+    let [_, tools] = processor_time()?;
     let texts = if in_pieces { pieces(&base, services) } else { vec![restore_text(IpFamily::V4, [&base, &services])] };
     let took = texts
         .iter()
         .try_fold(Duration::ZERO, |sum, text| Ok::<_, Box<dyn std::error::Error>>(sum + feed(variant, &lock, text)?))?;
-    let cells = vec![("first sync", seconds(took)), ("— restores", texts.len().to_string())];
+    let cells = vec![
+        ("first sync", seconds(took)),
+        ("— processor time of the tools", seconds(processor_time()?[1] - tools)),
+        ("— restores", texts.len().to_string()),
+    ];
     let changes = single_changes(variant, &lock, &mut cluster, fleet)?;
     let reading = read_tables(variant)?;
     Ok([cells, vec![changes, ("— of it reading the tables", seconds(reading))]].concat())
@@ -289,6 +297,17 @@ fn median(durations: impl IntoIterator<Item = Duration>) -> Duration {
 
 fn seconds(duration: Duration) -> String {
     format!("{:.3} s", duration.as_secs_f64())
+}
+
+/// Processor time that this process has used, and that its children which have ended have used. Unlike time on the
+/// clock it hardly depends on what else the machine does.
+fn processor_time() -> Outcome<[Duration; 2]> {
+    let stat = std::fs::read_to_string("/proc/self/stat")?;
+    // After the program's name in parentheses; user and system time of both are the fields 14 to 17, in 10 ms.
+    let fields = stat.rsplit_once(')').map(|(_, rest)| rest.split_whitespace().skip(11)).ok_or("no times")?;
+    let ticks: Vec<u64> = fields.take(4).filter_map(|field| field.parse().ok()).collect();
+    let [user, system, children_user, children_system] = ticks[..] else { return Err("no times".into()) };
+    Ok([user + system, children_user + children_system].map(|ticks| Duration::from_millis(ticks * 10)))
 }
 
 /// Memory of this process now, and the most so far.
