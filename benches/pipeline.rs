@@ -186,7 +186,7 @@ fn cluster(group: &mut BenchmarkGroup<'_, WallTime>, fleet: Fleet) {
     support::fill(&mut engine, fleet);
     support::sync(&mut engine);
     // Goes on where warming up ended: a slice that is there already is no change.
-    let mut generation = 0;
+    let mut generation = 0_u32;
     group.bench_function(BenchmarkId::new("one endpoint replaced, without a kernel", size), |bencher| {
         let mut next = || -> Change {
             generation += 1;
