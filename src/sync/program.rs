@@ -122,8 +122,10 @@ impl<K: Kernel, C: Clock> Programmer<'_, K, C> {
     /// Commits chains early, while more is being compiled, if there are enough for a transaction. Until rules lead to
     /// them, new chains carry no traffic, and changed ones lead to chains that are there already.
     pub(crate) fn commit_chains_if_full(&mut self, family: IpFamily, plan: &mut Plan) {
-        if plan.chains.len() >= self.limit {
-            self.commit_in_pieces(family, std::mem::take(&mut plan.chains));
+        while plan.chains.len() >= self.limit {
+            // What is left over waits for more: a small transaction costs nearly as much as a full one.
+            let rest = plan.chains.split_off(self.limit);
+            self.commit_in_pieces(family, std::mem::replace(&mut plan.chains, rest));
         }
     }
 
