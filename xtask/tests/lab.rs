@@ -109,8 +109,8 @@ fn the_kernel_has_what_a_node_has() {
            ip netns exec other ip link show v1 >/dev/null
            ip link | grep -q 'lo:.*UP'
            echo 1 >/proc/sys/net/ipv4/vs/conntrack
-           modprobe -a xt_set ip_set_hash_ip ip_set_hash_ipport ip_set_hash_ipportnet ip_set_bitmap_port nft_compat sctp
-           for tables in iptables-legacy ip6tables-legacy iptables-nft; do
+           modprobe -a xt_set ip_set_hash_ip ip_set_hash_ipport ip_set_hash_ipportnet ip_set_bitmap_port sctp
+           for tables in iptables ip6tables iptables-legacy; do
                $tables -w -t nat -A POSTROUTING -m comment --comment x -j MASQUERADE --random-fully
            done
            if command -v ipset >/dev/null; then

@@ -10,6 +10,15 @@ mkdir -p /lib/modules
 }
 ip link set lo up
 
+# Debian builds this kernel without nf_tables for IPv4 and IPv6, so `iptables` has to mean the legacy one here.
+if [ -x /usr/sbin/iptables-legacy ] && [ -e /etc/alternatives/iptables ]; then
+    for tool in iptables ip6tables; do
+        ln -sf /usr/sbin/$tool-legacy /etc/alternatives/$tool
+        ln -sf /usr/sbin/$tool-legacy-save /etc/alternatives/$tool-save
+        ln -sf /usr/sbin/$tool-legacy-restore /etc/alternatives/$tool-restore
+    done
+fi
+
 # Pipes between COMMAND and the consoles: a program that sees a terminal colours its output, and a terminal changes line ends.
 stty -F /dev/tty1 raw
 stty -F /dev/tty2 raw
