@@ -20,16 +20,15 @@ const PROGRAMS: &[(&str, &str)] =
 /// The first process of the namespaces that the guest runs in. Installs what is missing.
 pub(crate) fn command(job: &Job, memory_mb: u32) -> Result<Command, String> {
     packages::ensure(PROGRAMS)?;
+    if !packages::is_root() {
+        return Err("User-mode Linux with the host's files wants root".into());
+    }
     let version = Command::new("linux.uml").arg("--version").output();
     let version = version.map_err(|error| format!("cannot run linux.uml: {error}"))?;
     let version = String::from_utf8_lossy(&version.stdout).trim().to_owned();
     eprintln!("lab: User-mode Linux {version}, {memory_mb} MB, with ip_vs and dummy, other modules when they are used");
 
     let mut command = Command::new("unshare");
-    if !packages::is_root() {
-        // Root in a user namespace is enough: the guest's kernel is an ordinary program.
-        command.arg("--map-root-user");
-    }
     let mut script = job.script();
     script.push(OFF);
     command
