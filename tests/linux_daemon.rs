@@ -20,9 +20,14 @@ struct Daemon(Child);
 
 impl Daemon {
     fn start(server: &ApiServer) -> Daemon {
+        Daemon::with(server, "nft", &[])
+    }
+
+    fn with(server: &ApiServer, variant: &str, flags: &[&str]) -> Daemon {
         let child = Command::new(env!("CARGO_BIN_EXE_portolan"))
-            .args(["--master", &server.url(), "--hostname-override", "node1", "--iptables-variant", "nft"])
+            .args(["--master", &server.url(), "--hostname-override", "node1", "--iptables-variant", variant])
             .args(["--cluster-cidr", "10.244.0.0/16", "--iptables-min-sync-period", "100ms"])
+            .args(flags)
             .stderr(Stdio::null())
             .spawn()
             .expect("the daemon starts");
@@ -155,4 +160,27 @@ fn a_bad_object_is_reported_and_the_others_are_served() {
         server.delete(Resource::Services, "shop", "bad");
         wait_for("no problems", || metric("portolan_objects_with_problems{kind=\"Service\"}") == 0.0);
     });
+}
+
+#[test]
+fn rules_that_somebody_flushes_come_back_without_an_audit_on_its_period() {
+    for variant in ["nft", "legacy"] {
+        in_namespace(|| {
+            let server = ApiServer::start();
+            server.apply(service());
+            server.apply(slice(&["10.244.0.2"]));
+            let _daemon = Daemon::with(&server, variant, &["--iptables-sync-period", "1s"]);
+            let save = format!("iptables-{variant}-save -t nat");
+            let whole = || shell(&save).matches("KUBE-").count();
+            wait_for("the endpoint", || shell(&save).contains("10.244.0.2:8080"));
+            std::thread::sleep(Duration::from_millis(1500));
+            let (before, started) = (whole(), metric("portolan_processes_started_total"));
+            std::thread::sleep(Duration::from_millis(2500));
+            let idle = metric("portolan_processes_started_total") - started;
+            assert!(idle.abs() < f64::EPSILON, "{idle} processes were started while nothing happened");
+            shell(&format!("iptables-{variant} -t nat -F"));
+            wait_for("all rules again", || whole() == before);
+            assert!(metric("portolan_drift_total{ip_family=\"IPv4\",table=\"nat\"}") > 0.0);
+        });
+    }
 }

@@ -42,7 +42,8 @@ pub(super) fn kernel(settings: &Settings, prepare: Prepare) -> anyhow::Result<(L
         IptablesVariant::Nft => Some(Variant::Nft),
         IptablesVariant::Legacy => Some(Variant::Legacy),
     };
-    let kernel = LinuxKernel::new(linux::Options { variant, ..linux::Options::default() })?;
+    let families = PerFamily::default();
+    let kernel = LinuxKernel::new(linux::Options { variant, families, ..linux::Options::default() })?;
     let families = PerFamily::from_fn(|family| {
         if !settings.families[family] {
             return false;
@@ -77,7 +78,7 @@ pub(super) fn kernel(settings: &Settings, prepare: Prepare) -> anyhow::Result<(L
     if prepare == Prepare::Yes {
         self::prepare(&kernel, &mut facts)?;
     }
-    Ok((kernel, facts))
+    Ok((kernel.with_families(families), facts))
 }
 
 /// Whether things that rules rely on may be set up.

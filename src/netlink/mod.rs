@@ -1,7 +1,7 @@
 //! Netlink: messages as values, and one blocking socket.
 //!
 //! - [`attribute`] and [`message`]: framing that every family shares;
-//! - [`ctnetlink`], [`rtnetlink`], [`acct`]: the families, as pure codecs;
+//! - [`ctnetlink`], [`rtnetlink`], [`acct`], [`nftables`]: the families, as pure codecs;
 //! - [`socket`]: the only effect.
 //!
 //! Layouts and numbers: `linux/netlink.h`, `linux/netfilter/nfnetlink_conntrack.h`, `linux/rtnetlink.h`,
@@ -11,6 +11,7 @@ pub mod acct;
 pub mod attribute;
 pub mod ctnetlink;
 pub mod message;
+pub mod nftables;
 pub mod rtnetlink;
 pub mod socket;
 
