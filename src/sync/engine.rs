@@ -19,9 +19,6 @@ use crate::sync::schedule::backoff;
 use crate::sync::watch::Watch;
 use crate::sync::{FailedOwner, HealthCheck, HealthChecks, SyncKind, SyncReport};
 
-/// Above this number of endpoints in a family, comments in endpoint and dispatch chains are left out.
-const LARGE_CLUSTER_ENDPOINTS: u32 = 1000;
-
 /// Makes a node context from the settings that it was made with, the Node and the node's addresses.
 pub type ContextOf = Box<dyn Fn(&Node, &PerFamily<Vec<IpAddr>>) -> NodeContext + Send>;
 
@@ -430,8 +427,7 @@ impl<K: Kernel, C: Clock> Engine<K, C> {
     fn lower(&self, plans: &[ServicePortPlan]) -> Fragment {
         let mut fragment = Fragment::default();
         for plan in plans {
-            let large = self.owners.sums[plan.family].endpoints > LARGE_CLUSTER_ENDPOINTS;
-            let comments = if large { RuleComments::Omit } else { RuleComments::Keep };
+            let comments = RuleComments::for_endpoints(self.owners.sums[plan.family].endpoints as usize);
             self.backend.lower(plan, &self.context, comments, &mut fragment);
         }
         fragment
