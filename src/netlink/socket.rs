@@ -13,14 +13,18 @@ use crate::netlink::{DecodeError, NetlinkError, errno};
 pub const ROUTE: isize = 0;
 /// `NETLINK_NETFILTER`.
 pub const NETFILTER: isize = 12;
+/// `NETLINK_GENERIC`.
+pub const GENERIC: isize = 16;
 
 /// The kernel writes dumps in pieces of at most 32 KiB, or of the reader's buffer if that is bigger.
 const READ_BUFFER: usize = 256 * 1024;
-/// Holds thousands of acknowledgements; the default 208 KiB holds 256 (measured).
+/// Holds thousands of answers; the default 208 KiB holds 256 acknowledgements (measured).
 const RECEIVE_QUEUE: usize = 8 * 1024 * 1024;
-/// How many requests go into one datagram: their acknowledgements fit even a default receive queue, if the bigger one
-/// was refused.
-const BATCH: usize = 128;
+/// Requests go into one datagram up to this size; the default send queue takes three times as much (measured).
+const DATAGRAM: usize = 64 * 1024;
+/// What an error message takes of the receive queue, besides the request that it echoes: twice what was measured for an
+/// acknowledgement without an echo.
+const ANSWER: usize = 1664;
 /// How often a dump that was interrupted is begun again.
 const DUMP_ATTEMPTS: usize = 5;
 
@@ -29,6 +33,8 @@ pub struct Connection {
     socket: Socket,
     sequence: u32,
     buffer: Vec<u8>,
+    /// The size of the receive queue, in the kernel's terms.
+    queue: usize,
 }
 
 impl Connection {
@@ -36,9 +42,13 @@ impl Connection {
     pub fn open(protocol: isize, timeout: Duration) -> Result<Connection, NetlinkError> {
         let mut socket = Socket::new(protocol).map_err(|error| socket_error(&error))?;
         socket.bind_auto().map_err(|error| socket_error(&error))?;
-        // Both are conveniences: old kernels have no extended acknowledgements, and without CAP_NET_ADMIN the queue
-        // stays small, which batches allow for.
+        // All are conveniences: old kernels have no extended acknowledgements and do not filter dumps, and without
+        // CAP_NET_ADMIN the queue stays small, which batches allow for. Acknowledgements are never capped: ipset names
+        // the element that failed in the echo of the request.
         let _ = socket.set_ext_ack(true);
+        if protocol == ROUTE {
+            let _ = socket.set_netlink_get_strict_chk(true);
+        }
         if sockopt::set_socket_recv_buffer_size_force(socket.as_fd(), RECEIVE_QUEUE).is_err() {
             let _ = sockopt::set_socket_recv_buffer_size(socket.as_fd(), RECEIVE_QUEUE);
         }
@@ -46,7 +56,8 @@ impl Connection {
             sockopt::set_socket_timeout(socket.as_fd(), direction, Some(timeout))
                 .map_err(|error| NetlinkError::Socket { errno: error.raw_os_error() })?;
         }
-        Ok(Connection { socket, sequence: 0, buffer: Vec::with_capacity(READ_BUFFER) })
+        let queue = sockopt::socket_recv_buffer_size(socket.as_fd()).unwrap_or(RECEIVE_QUEUE / 64);
+        Ok(Connection { socket, sequence: 0, buffer: Vec::with_capacity(READ_BUFFER), queue })
     }
 
     /// Subscribes to a multicast group.
@@ -65,7 +76,7 @@ impl Connection {
         request: &Request,
         mut visit: impl FnMut(&Message<'_>) -> Result<(), DecodeError>,
     ) -> Result<(), NetlinkError> {
-        let sequence = self.send(std::slice::from_ref(request), ACK)?;
+        let sequence = self.send(std::slice::from_ref(request), ACK, ACK)?;
         let mut outcome = None;
         while outcome.is_none() {
             self.receive(|message| {
@@ -82,38 +93,57 @@ impl Connection {
     }
 
     /// Sends requests, many in one datagram, and returns the result of each. They are carried out in order, and a
-    /// failing one does not stop those after it. When answers are lost, the requests without an answer
-    /// report the loss.
+    /// failing one does not stop those after it.
+    ///
+    /// Only the last request of a datagram asks for an acknowledgement: the kernel reports errors in any case, and
+    /// answers come in order, so what was not refused by then has succeeded. When answers are lost
+    /// ([`NetlinkError::Overrun`], [`NetlinkError::TimedOut`]), all requests of that datagram without an answer of their
+    /// own report the loss: whether they were carried out is not known. Requests of other datagrams are not affected.
     pub fn batch(&mut self, requests: &[Request]) -> Vec<Result<(), NetlinkError>> {
         let mut results = Vec::with_capacity(requests.len());
-        for chunk in requests.chunks(BATCH) {
-            results.extend(self.chunk(chunk));
+        let mut rest = requests;
+        while !rest.is_empty() {
+            let (datagram, after) = rest.split_at(self.fitting(rest));
+            results.extend(self.datagram(datagram));
+            rest = after;
         }
         results
     }
 
-    fn chunk(&mut self, requests: &[Request]) -> Vec<Result<(), NetlinkError>> {
-        let mut results: Vec<Option<Result<(), NetlinkError>>> = vec![None; requests.len()];
-        let mut failure = NetlinkError::TimedOut;
-        let first = match self.send(requests, ACK) {
-            Ok(last) => last.wrapping_sub(requests.len() as u32).wrapping_add(1),
+    /// How many of the requests go into one datagram, at least one: the size is bounded, and the answers fit the receive
+    /// queue even if all are refused.
+    fn fitting(&self, requests: &[Request]) -> usize {
+        let (mut size, mut answers) = (0, 0);
+        let fits = requests.iter().take_while(|request| {
+            size += request.size();
+            // Memory is handed out in powers of two.
+            answers += ANSWER + 2 * request.size();
+            size <= DATAGRAM && answers <= self.queue
+        });
+        fits.count().max(1).min(requests.len())
+    }
+
+    fn datagram(&mut self, requests: &[Request]) -> Vec<Result<(), NetlinkError>> {
+        let mut refused: Vec<Option<NetlinkError>> = vec![None; requests.len()];
+        let last = match self.send(requests, 0, ACK) {
+            Ok(last) => last,
             Err(error) => return vec![Err(error); requests.len()],
         };
-        let mut missing = requests.len();
-        while missing > 0 {
+        let first = last.wrapping_sub(requests.len() as u32).wrapping_add(1);
+        let (mut complete, mut failure) = (false, None);
+        while !complete && failure.is_none() {
             let received = self.receive(|message| {
                 let at = message.sequence.wrapping_sub(first) as usize;
-                if let (Reply::End(result), Some(slot)) = (message.reply()?, results.get_mut(at)) {
-                    missing -= usize::from(slot.replace(result).is_none());
+                if let (Reply::End(result), Some(slot)) = (message.reply()?, refused.get_mut(at)) {
+                    *slot = result.err();
+                    complete |= message.sequence == last;
                 }
                 Ok(())
             });
-            if let Err(error) = received {
-                failure = error;
-                break;
-            }
+            failure = received.err();
         }
-        results.into_iter().map(|result| result.unwrap_or_else(|| Err(failure.clone()))).collect()
+        // A failure with the last answer in the same datagram still leaves the others in doubt.
+        refused.into_iter().map(|error| error.or_else(|| failure.clone()).map_or(Ok(()), Err)).collect()
     }
 
     /// Dumps: hands every message to `visit`. When what is dumped changes meanwhile, or answers are lost, `restart` is
@@ -146,7 +176,7 @@ impl Connection {
         request: &Request,
         mut visit: impl FnMut(&Message<'_>) -> Result<(), DecodeError>,
     ) -> Result<bool, NetlinkError> {
-        let sequence = self.send(std::slice::from_ref(request), DUMP)?;
+        let sequence = self.send(std::slice::from_ref(request), DUMP, DUMP)?;
         let mut interrupted = false;
         let mut outcome = None;
         while outcome.is_none() {
@@ -177,13 +207,17 @@ impl Connection {
         }
     }
 
-    /// Sends requests as one datagram; returns the sequence number of the last.
-    fn send(&mut self, requests: &[Request], flags: u16) -> Result<u32, NetlinkError> {
-        let mut bytes = Vec::new();
-        for request in requests {
-            // Zero is what notifications carry.
-            self.sequence = self.sequence.checked_add(1).unwrap_or(1);
-            request.write(flags, self.sequence, &mut bytes);
+    /// Sends requests as one datagram, with `flags` added to each and `last` to the last one; returns the sequence number
+    /// of that.
+    fn send(&mut self, requests: &[Request], flags: u16, last: u16) -> Result<u32, NetlinkError> {
+        // Zero is what notifications carry, and the numbers of one datagram follow each other.
+        if self.sequence.checked_add(requests.len() as u32).is_none() {
+            self.sequence = 0;
+        }
+        let mut bytes = Vec::with_capacity(requests.iter().map(Request::size).sum());
+        for (at, request) in (1..).zip(requests) {
+            self.sequence = self.sequence.wrapping_add(1);
+            request.write(if at == requests.len() { last } else { flags }, self.sequence, &mut bytes);
         }
         loop {
             match self.socket.send_to(&bytes, &SocketAddr::new(0, 0), 0) {
