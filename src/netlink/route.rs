@@ -54,8 +54,8 @@ pub struct Route {
 
 impl Route {
     /// Makes the addresses of a network local, as if each were assigned to the interface; packets of this host to them
-    /// have this source address, which must be assigned to an interface of this host. `protocol` is a mark to recognise
-    /// the route by.
+    /// have this source address, which must be assigned to an interface of this host; with IPv6 `EINVAL` is the answer as
+    /// long as the kernel asks around whether it is in use elsewhere. `protocol` is a mark to recognise the route by.
     pub fn local(destination: IpNet, interface: u32, source: Option<IpAddr>, protocol: u8) -> Route {
         let scope = match IpFamily::of_net(&destination) {
             IpFamily::V4 => HOST_SCOPE,

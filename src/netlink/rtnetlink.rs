@@ -33,6 +33,8 @@ pub const GROUP_IPV6_ADDRESSES: u32 = 9;
 pub const FOREVER: u32 = u32::MAX;
 /// `IFA_F_NODAD`: nobody is asked whether the IPv6 address is in use elsewhere.
 pub const NO_DUPLICATE_DETECTION: u32 = 0x02;
+/// `IFA_F_DEPRECATED`: the kernel does not choose the address as a source (any more).
+pub const DEPRECATED: u32 = 0x20;
 /// `IFA_F_NOPREFIXROUTE`: the address brings no route to its network.
 pub const NO_PREFIX_ROUTE: u32 = 0x200;
 
@@ -50,7 +52,8 @@ pub struct InterfaceAddress {
     /// `IFA_F_*`. The kernel adds some of its own.
     pub flags: u32,
     /// For how many seconds the address is taken as source of new connections; [`FOREVER`], or 0 for never unless a
-    /// program asks for it. It stays valid for ever.
+    /// program asks for it. It stays valid for ever. An IPv4 address that was added with 0 is read as [`FOREVER`] with
+    /// the flag [`DEPRECATED`].
     pub preferred: u32,
 }
 

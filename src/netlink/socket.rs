@@ -25,6 +25,8 @@ const DATAGRAM: usize = 64 * 1024;
 /// What an error message takes of the receive queue, besides the request that it echoes: twice what was measured for an
 /// acknowledgement without an echo.
 const ANSWER: usize = 1664;
+/// `MSG_DONTWAIT`.
+const DO_NOT_WAIT: i32 = 0x40;
 /// How often a dump that was interrupted is begun again.
 const DUMP_ATTEMPTS: usize = 5;
 
@@ -130,19 +132,27 @@ impl Connection {
             Err(error) => return vec![Err(error); requests.len()],
         };
         let first = last.wrapping_sub(requests.len() as u32).wrapping_add(1);
-        let (mut complete, mut failure) = (false, None);
-        while !complete && failure.is_none() {
-            let received = self.receive(|message| {
-                let at = message.sequence.wrapping_sub(first) as usize;
-                if let (Reply::End(result), Some(slot)) = (message.reply()?, refused.get_mut(at)) {
-                    *slot = result.err();
-                    complete |= message.sequence == last;
-                }
-                Ok(())
-            });
-            failure = received.err();
+        let mut complete = false;
+        let mut visit = |message: &Message<'_>| {
+            let at = message.sequence.wrapping_sub(first) as usize;
+            if let (Reply::End(result), Some(slot)) = (message.reply()?, refused.get_mut(at)) {
+                *slot = result.err();
+                complete |= message.sequence == last;
+            }
+            Ok(complete)
+        };
+        let mut failure = None;
+        while failure.is_none() {
+            match self.receive_until(&mut visit) {
+                Ok(true) => break,
+                Ok(false) => {}
+                Err(error) => failure = Some(error),
+            }
         }
-        // A failure with the last answer in the same datagram still leaves the others in doubt.
+        if failure == Some(NetlinkError::Overrun) {
+            self.drain(|message| visit(message).map(|_| ()));
+        }
+        // What is known about a request stands; of the others nobody knows.
         refused.into_iter().map(|error| error.or_else(|| failure.clone()).map_or(Ok(()), Err)).collect()
     }
 
@@ -163,7 +173,10 @@ impl Connection {
                 Err(NetlinkError::Refused { errno: errno::EINTR | errno::EAGAIN, .. }) => {
                     last = NetlinkError::Interrupted;
                 }
-                Err(NetlinkError::Overrun) => last = NetlinkError::Overrun,
+                Err(NetlinkError::Overrun) => {
+                    self.drain(|_| Ok(()));
+                    last = NetlinkError::Overrun;
+                }
                 Err(error) => return Err(error),
             }
         }
@@ -228,10 +241,36 @@ impl Connection {
         }
     }
 
-    fn receive(&mut self, mut visit: impl FnMut(&Message<'_>) -> Result<(), DecodeError>) -> Result<(), NetlinkError> {
+    fn receive(&mut self, visit: impl FnMut(&Message<'_>) -> Result<(), DecodeError>) -> Result<(), NetlinkError> {
+        self.receive_with(0, visit)
+    }
+
+    /// Receives a datagram; returns what `visit` said of its last message.
+    fn receive_until(
+        &mut self,
+        mut visit: impl FnMut(&Message<'_>) -> Result<bool, DecodeError>,
+    ) -> Result<bool, NetlinkError> {
+        let mut done = false;
+        self.receive(|message| {
+            done = visit(message)?;
+            Ok(())
+        })?;
+        Ok(done)
+    }
+
+    /// Reads what is there, after answers were lost: until it is empty, a queue that ran over takes nothing more.
+    fn drain(&mut self, mut visit: impl FnMut(&Message<'_>) -> Result<(), DecodeError>) {
+        while self.receive_with(DO_NOT_WAIT, &mut visit).is_ok() {}
+    }
+
+    fn receive_with(
+        &mut self,
+        flags: i32,
+        mut visit: impl FnMut(&Message<'_>) -> Result<(), DecodeError>,
+    ) -> Result<(), NetlinkError> {
         self.buffer.clear();
         loop {
-            match self.socket.recv_from(&mut self.buffer, 0) {
+            match self.socket.recv_from(&mut self.buffer, flags) {
                 // Only the kernel has port 0; other processes could send to us as well.
                 Ok((_, from)) if from.port_number() == 0 => break,
                 Ok(_) => self.buffer.clear(),

@@ -38,7 +38,7 @@ pub enum Reason {
     /// 4101: the second set of an exchange does not exist.
     #[error("there is no second set of that name")]
     NoSecondSet,
-    /// 4097: attributes are missing or wrong, for example for another type of set.
+    /// 4097: attributes are missing or wrong, as for another type of set or for an address of another family.
     #[error("the request does not suit the set")]
     Protocol,
     /// 4098: the kernel knows no such type, revision or family.
@@ -53,9 +53,6 @@ pub enum Reason {
     /// 4106.
     #[error("the type of set does not take this family")]
     InvalidFamily,
-    /// 4109, 4110: the address is of another family than the set.
-    #[error("the address is of another family than the set")]
-    WrongFamily,
     /// 4354, 4355 of a hash: a port without a protocol, or with one that has no ports.
     #[error("the port has no protocol or the wrong one")]
     InvalidProtocol,
@@ -96,7 +93,6 @@ impl Refusal {
             4103 if of_element => Reason::Missing,
             4104 => Reason::InvalidPrefix,
             4106 => Reason::InvalidFamily,
-            4109 | 4110 => Reason::WrongFamily,
             4352 if of_element && holds_ports(body()) => Reason::OutOfRange,
             4352 if of_element => Reason::Full,
             4354 | 4355 if of_element => Reason::InvalidProtocol,
@@ -118,7 +114,6 @@ impl Refusal {
             | Reason::Protocol
             | Reason::InvalidPrefix
             | Reason::InvalidFamily
-            | Reason::WrongFamily
             | Reason::InvalidProtocol => ErrorKind::Rejected,
             Reason::Other(errno) => NetlinkError::Refused { errno, explanation: None, echo: Vec::new() }.kind(),
         };

@@ -102,10 +102,11 @@ pub fn create(set: &Set, exclusive: bool) -> Request {
     Request { kind: CREATE_COMMAND, flags: CREATE | flag(exclusive), payload }
 }
 
-/// Destroys one set, which nothing must refer to.
+/// Destroys one set, which nothing must refer to; `ENOENT` if there is none.
 pub fn destroy(name: &str) -> Request {
-    // Without a name this message would destroy all sets, so it is always written.
-    Request { kind: DESTROY, flags: 0, payload: named(name) }
+    // Without a name this message would destroy all sets, so it is always written. Without the flag newer kernels
+    // (6.18) are content with a missing set, older ones (6.1) are not.
+    Request { kind: DESTROY, flags: EXCLUSIVE, payload: named(name) }
 }
 
 /// Exchanges the contents of two sets of the same type and family. What refers to one of them sees the other's content

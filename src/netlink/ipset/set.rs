@@ -51,6 +51,18 @@ impl SetType {
         }
     }
 
+    /// The lowest revision that has what is used here and that the `ipset` tool understands: it fails on sets with
+    /// ports of revision 0, which the kernel still makes. Kernels from 3.2 on have all of them.
+    pub fn revision(&self) -> u8 {
+        match self {
+            SetType::HashIp | SetType::BitmapPort | SetType::Other(_) => 0,
+            // SCTP.
+            SetType::HashIpPort | SetType::HashIpPortIp => 1,
+            // Exceptions.
+            SetType::HashIpPortNet => 3,
+        }
+    }
+
     fn named(name: String) -> SetType {
         SetType::USED.into_iter().find(|known| known.name() == name).unwrap_or(SetType::Other(name))
     }
@@ -63,7 +75,7 @@ pub struct Set {
     pub name: String,
     /// What its elements consist of.
     pub kind: SetType,
-    /// The revision of the type: any that [`super::query_type`] reports will do.
+    /// The revision of the type: any that [`super::query_type`] reports will do, see also [`SetType::revision`].
     pub revision: u8,
     /// The family of its addresses; `None` for a type without addresses.
     pub family: Option<IpFamily>,
@@ -83,12 +95,12 @@ impl Set {
     /// Packets and bytes are counted for each element (`IPSET_FLAG_WITH_COUNTERS`).
     pub const COUNTERS: u32 = 8;
 
-    /// A hash with room for `max_elements`, nothing kept for each. Revision 0: see there.
+    /// A hash with room for `max_elements`, nothing kept for each.
     pub fn hash(name: &str, kind: SetType, family: IpFamily, max_elements: u32) -> Set {
         Set {
             name: name.to_owned(),
+            revision: kind.revision(),
             kind,
-            revision: 0,
             family: Some(family),
             hash_size: Some(1024),
             max_elements: Some(max_elements),

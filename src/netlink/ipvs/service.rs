@@ -156,6 +156,9 @@ impl Service {
     pub(super) fn encode(&self, out: &mut Vec<u8>) {
         self.key.encode(out);
         push_text(out, SCHEDULER, &self.scheduler);
+        if let Some(engine) = &self.persistence_engine {
+            push_text(out, PERSISTENCE_ENGINE, engine);
+        }
         let flags = [self.flags.value.to_ne_bytes(), self.flags.mask.to_ne_bytes()];
         push(out, FLAGS, flags.as_flattened());
         push_u32(out, TIMEOUT, self.timeout);
@@ -164,9 +167,6 @@ impl Service {
             IpFamily::V6 => self.netmask.to_ne_bytes(),
         };
         push(out, NETMASK, &netmask);
-        if let Some(engine) = &self.persistence_engine {
-            push_text(out, PERSISTENCE_ENGINE, engine);
-        }
         for (kind, payload) in &self.unknown {
             push(out, *kind, payload);
         }

@@ -7,6 +7,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::kernel::ErrorKind;
+use crate::netlink::NetlinkError;
 use crate::netlink::attribute::attributes;
 use crate::netlink::message::{Reply, messages};
 use crate::netlink::tests::{all_messages, captured, sent};
@@ -64,8 +65,6 @@ fn refusal(name: &str) -> NetlinkError {
         other => panic!("{name}: {other:?}"),
     }
 }
-
-use crate::netlink::NetlinkError;
 
 #[test]
 fn services_are_written_as_the_tool_does() {
