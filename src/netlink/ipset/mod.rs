@@ -104,8 +104,8 @@ pub fn create(set: &Set, exclusive: bool) -> Request {
 
 /// Destroys one set, which nothing must refer to; `ENOENT` if there is none.
 pub fn destroy(name: &str) -> Request {
-    // Without a name this message would destroy all sets, so it is always written. Without the flag newer kernels
-    // (6.18) are content with a missing set, older ones (6.1) are not.
+    // Without a name this message would destroy all sets, so it is always written. Without the flag the
+    // kernel is content with a missing set.
     Request { kind: DESTROY, flags: EXCLUSIVE, payload: named(name) }
 }
 

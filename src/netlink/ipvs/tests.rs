@@ -192,7 +192,7 @@ fn captured_refusals_have_a_kind() {
 fn key() -> impl Strategy<Value = ServiceKey> {
     let family = prop_oneof![Just(IpFamily::V4), Just(IpFamily::V6)];
     prop_oneof![
-        any::<(u16, std::net::IpAddr, u16)>()
+        any::<(u16, IpAddr, u16)>()
             .prop_map(|(protocol, ip, port)| ServiceKey::address(protocol, SocketAddr::new(ip, port))),
         (family, any::<u32>()).prop_map(|(family, mark)| ServiceKey::mark(family, mark)),
     ]
@@ -215,7 +215,7 @@ prop_compose! {
 
 prop_compose! {
     fn destination()(
-        ip: std::net::IpAddr, port: u16, forwarding: u32, numbers: [u32; 3], tunnel: Option<(u8, u16, u16)>,
+        ip: IpAddr, port: u16, forwarding: u32, numbers: [u32; 3], tunnel: Option<(u8, u16, u16)>,
         connections: Option<[u32; 3]>, unknown in unknown(),
     ) -> Destination {
         Destination {
