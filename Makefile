@@ -33,4 +33,4 @@ check: ## Format, lints, the rules of this project, licences
 
 bench: ## Benchmarks of the pure layers
 	@scripts/setup.sh bench
-	cargo bench
+	cargo bench --bench pipeline

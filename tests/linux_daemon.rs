@@ -129,7 +129,7 @@ fn nothing_is_programmed_before_both_lists_are_complete() {
         server.apply(slice(&["10.244.0.2"]));
         server.stall_page(0);
         let _daemon = Daemon::start(&server);
-        let lists = || server.count(|request| request.is_list());
+        let lists = || server.count(api_server::Request::is_list);
         wait_for("lists of both kinds", || lists() >= 2);
         std::thread::sleep(Duration::from_millis(500));
         assert!(!shell("iptables-nft-save").contains("KUBE-"), "something was written too early");

@@ -231,6 +231,16 @@ fn dependency_findings(manifests: &[&str], document: &str) -> Vec<String> {
 
 // === Reading source ===
 
+/// Tests that the document names and that are in no source.
+fn behaviour_findings(document: &str, sources: &str) -> Vec<String> {
+    let names = document.split('`').skip(1).step_by(2).filter(|word| word.len() > 20 && word.contains('_'));
+    names
+        .filter(|name| name.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'_'))
+        .filter(|name| !sources.contains(&format!("fn {name}(")))
+        .map(|name| format!("docs/behaviours.md: there is no test `{name}`"))
+        .collect()
+}
+
 fn is_test_file(file: &str) -> bool {
     file.ends_with("/tests.rs") || file.contains("/tests/")
 }
@@ -387,10 +397,20 @@ fn the_repository_keeps_all_rules() {
     }
     let manifests = [&all["Cargo.toml"], &all["xtask/Cargo.toml"]].map(String::as_str);
     findings.extend(dependency_findings(&manifests, &all["docs/dependencies.md"]));
+    let code: String = all.iter().filter(|(file, _)| file.ends_with(".rs")).map(|(_, text)| text.as_str()).collect();
+    findings.extend(behaviour_findings(&all["docs/behaviours.md"], &code));
     assert!(findings.is_empty(), "\n{}\n", findings.join("\n"));
 }
 
 // === Each rule finds something ===
+
+#[test]
+fn a_behaviour_without_its_test_is_found() {
+    let document = "| 1 | Something | `a_test_that_is_really_there`, `a_test_that_was_renamed_long_ago` |";
+    let found = behaviour_findings(document, "fn a_test_that_is_really_there() {}");
+    assert_eq!(found.len(), 1, "{found:?}");
+    assert!(found[0].contains("a_test_that_was_renamed_long_ago"));
+}
 
 #[test]
 fn a_lower_layer_that_uses_a_higher_one_is_found() {

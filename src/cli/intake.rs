@@ -44,8 +44,8 @@ impl Intake {
 
     fn count(&self, change: &Change) {
         match change {
-            Change::Service(..) => self.metrics.service_changed(1),
-            Change::Slice(..) => self.metrics.endpoints_changed(1),
+            Change::Service(..) => self.metrics.service_changed(),
+            Change::Slice(..) => self.metrics.endpoints_changed(),
             Change::Node(node) => self.health.set_node_eligible(node.eligible),
             Change::Complete(_) => {}
         }

@@ -24,7 +24,7 @@ impl Observer for Announcer {
 
     fn synced(&mut self, report: &SyncReport, health_checks: &HealthChecks) {
         self.metrics.observe(report, SystemClock.wall());
-        if report.success() {
+        if report.healthy() {
             self.families().for_each(|family| self.health.updated(family));
         }
         self.service_health.sync(health_checks);

@@ -92,12 +92,6 @@ impl Rule {
             line.put("-m conntrack");
             line.option("--ctstate", states.map(ConntrackStates::as_str));
         }
-        if let Some(port) = self.destination_port {
-            if let Some(protocol) = self.protocol {
-                line.put(format_args!("-m {protocol}"));
-            }
-            line.put(format_args!("--dport {port}"));
-        }
         if self.source_is_local || self.destination_is_local {
             line.put("-m addrtype");
             if self.source_is_local {
@@ -106,6 +100,12 @@ impl Rule {
             if self.destination_is_local {
                 line.put("--dst-type LOCAL");
             }
+        }
+        if let Some(port) = self.destination_port {
+            if let Some(protocol) = self.protocol {
+                line.put(format_args!("-m {protocol}"));
+            }
+            line.put(format_args!("--dport {port}"));
         }
         if let Some(mark) = self.mark {
             line.put("-m mark");

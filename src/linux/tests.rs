@@ -110,6 +110,7 @@ fn judge(ops: &[Op], stderr: &str, committed: usize, exited: bool) -> Vec<Option
     ErrorKind::Unsupported,
     ErrorKind::Unsupported
 )]
+#[case::too_large("iptables-nft-restore: line 3 failed: Message too long.\n", ErrorKind::Aborted, ErrorKind::Aborted)]
 #[case::mute("", ErrorKind::Aborted, ErrorKind::Aborted)]
 fn the_words_of_the_tools_are_understood(#[case] stderr: &str, #[case] first: ErrorKind, #[case] second: ErrorKind) {
     let ops = [

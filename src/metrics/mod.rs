@@ -74,14 +74,14 @@ impl Metrics {
         self.proxy.queued(&self.families, now);
     }
 
-    /// Something was reported about a Service; `pending` Services wait for the next sync.
-    pub fn service_changed(&self, pending: usize) {
-        self.proxy.service_changed(pending);
+    /// Something was reported about a Service; it is pending until the next sync.
+    pub fn service_changed(&self) {
+        self.proxy.service_changed();
     }
 
-    /// Something was reported about an EndpointSlice; `pending` changes wait for the next sync.
-    pub fn endpoints_changed(&self, pending: usize) {
-        self.proxy.endpoints_changed(pending);
+    /// Something was reported about an EndpointSlice; it is pending until the next sync.
+    pub fn endpoints_changed(&self) {
+        self.proxy.endpoints_changed();
     }
 
     /// An answer of `/healthz` with this status.

@@ -228,7 +228,7 @@ impl ProxyMetrics {
             self.durations.conntrack.with_label_values(name).observe(cleanup.duration.as_secs_f64());
             self.conntrack_deleted.with_label_values(name).inc_by(cleanup.deleted);
         }
-        if report.success() {
+        if report.healthy() {
             self.last_sync.with_label_values(name).set(seconds(now));
             for policy in POLICIES {
                 let count = report.no_local_endpoints[family].get(&policy).copied().unwrap_or(0);
@@ -248,14 +248,14 @@ impl ProxyMetrics {
         }
     }
 
-    pub(super) fn service_changed(&self, pending: usize) {
+    pub(super) fn service_changed(&self) {
         self.service_changes.inc();
-        self.service_changes_pending.set(i64::try_from(pending).unwrap_or(i64::MAX));
+        self.service_changes_pending.inc();
     }
 
-    pub(super) fn endpoints_changed(&self, pending: usize) {
+    pub(super) fn endpoints_changed(&self) {
         self.endpoint_changes.inc();
-        self.endpoint_changes_pending.set(i64::try_from(pending).unwrap_or(i64::MAX));
+        self.endpoint_changes_pending.inc();
     }
 
     pub(super) fn healthz_answered(&self, code: u16) {

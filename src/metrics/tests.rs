@@ -190,6 +190,7 @@ fn a_failed_partial_sync_leaves_the_time_of_the_last_good_one() {
         error: KernelError::new(ErrorKind::Rejected, "no"),
         attempts: 1,
         retry_in: Duration::from_secs(1),
+        isolated: false,
     });
     metrics.observe(&failed, at(2000));
     let text = metrics.render();
@@ -209,9 +210,9 @@ fn a_failed_partial_sync_leaves_the_time_of_the_last_good_one() {
 #[test]
 fn changes_are_counted_and_pending_ends_with_a_sync() {
     let metrics = Metrics::new(BOTH).unwrap();
-    metrics.service_changed(1);
-    metrics.endpoints_changed(1);
-    metrics.endpoints_changed(2);
+    metrics.service_changed();
+    metrics.endpoints_changed();
+    metrics.endpoints_changed();
     metrics.sync_queued(at(50));
     metrics.healthz_answered(503);
     metrics.livez_answered(200);

@@ -136,12 +136,16 @@ impl<K: Kernel, C: Clock> Engine<K, C> {
             }
             Change::Slice(_, None) | Change::Service(..) | Change::Node(_) | Change::Complete(_) => None,
         };
+        let removes_slice = matches!(change, Change::Slice(_, None));
         let was_synced = self.cluster.synced();
         match self.cluster.apply(change) {
             Dirty::Nothing => {}
             Dirty::Services(names) => {
                 if let Some((service, family, at)) = trigger {
                     self.triggers.entry(service).or_default().push((family, at));
+                } else if removes_slice {
+                    // A latency can't be told any more: the change that began it may never be programmed.
+                    names.iter().for_each(|name| drop(self.triggers.remove(name)));
                 }
                 self.work.services.extend(names);
                 self.mark_due();
@@ -544,6 +548,7 @@ impl<K: Kernel, C: Clock> Engine<K, C> {
             error: retry.error.clone(),
             attempts: retry.attempts,
             retry_in: retry.at.saturating_duration_since(now),
+            isolated: retry.culprit && owner.name.is_some(),
         });
         SyncReport {
             kind: run.kind,

@@ -122,8 +122,10 @@ impl<K: Kernel, C: Clock> Programmer<'_, K, C> {
     /// Commits chains early, while more is being compiled, if there are enough for a transaction. Until rules lead to
     /// them, new chains carry no traffic, and changed ones lead to chains that are there already.
     pub(crate) fn commit_chains_if_full(&mut self, family: IpFamily, plan: &mut Plan) {
-        if plan.chains.len() >= self.limit {
-            self.commit_in_pieces(family, std::mem::take(&mut plan.chains));
+        while plan.chains.len() >= self.limit {
+            // What is left over waits for more: a small transaction costs nearly as much as a full one.
+            let rest = plan.chains.split_off(self.limit);
+            self.commit_in_pieces(family, std::mem::replace(&mut plan.chains, rest));
         }
     }
 
@@ -136,9 +138,46 @@ impl<K: Kernel, C: Clock> Programmer<'_, K, C> {
             ops.extend(chain_deletes(&plan));
             return self.commit_in_pieces(family, ops);
         }
+        if plan.len() <= self.limit && self.quarantined.is_empty() {
+            if self.commit_at_once(family, &plan) {
+                return;
+            }
+            plan.chains.retain(|owned| self.is_pending(&owned.op));
+        }
         self.commit_in_pieces(family, std::mem::take(&mut plan.chains));
         self.commit_rules(family, &plan);
-        self.commit_in_pieces(family, chain_deletes(&plan));
+        let mut removals = chain_deletes(&plan);
+        removals.retain(|owned| self.is_pending(&owned.op));
+        self.commit_in_pieces(family, removals);
+    }
+
+    /// Tries everything in one transaction, with shared chains rewritten as a whole: without a limit, as for the legacy
+    /// tools, which swap the whole table each time, that is the cheapest first fill. False: it failed, and the caller has to
+    /// find out for whom.
+    fn commit_at_once(&mut self, family: IpFamily, plan: &Plan) -> bool {
+        let rewrites = self.rewrites(family, plan);
+        let rewritten: HashSet<ChainKey> = rewrites.iter().map(|(chain, _)| *chain).collect();
+        let stays = |owned: &OwnedOp| match &owned.op {
+            Op::InsertRule(rule, _) | Op::DeleteRule(rule) => !rewritten.contains(&rule.chain),
+            Op::CreateChain(chain) => !rewritten.contains(chain),
+            Op::ReplaceChain(..) | Op::RewriteChain(..) | Op::DeleteChain(_) | Op::DeleteFlow(_) => true,
+        };
+        let single = [self.inserts(plan), deletes(plan), chain_deletes(plan)].concat();
+        let mut ops: Vec<Op> =
+            plan.chains.iter().chain(&single).filter(|owned| stays(owned)).map(|o| o.op.clone()).collect();
+        ops.extend(rewrites.into_iter().map(|(chain, rules)| Op::RewriteChain(chain, rules)));
+        self.apply(family, &ops).iter().all(Result::is_ok)
+    }
+
+    /// Whether an operation of a plan has still to be done.
+    fn is_pending(&self, op: &Op) -> bool {
+        match op {
+            Op::CreateChain(chain) | Op::ReplaceChain(chain, _) => self.ledger.chains.pending(chain).is_some(),
+            Op::DeleteChain(chain) => self.ledger.chains.known(chain).is_some(),
+            Op::InsertRule(rule, _) => self.ledger.rules.known(rule).is_none(),
+            Op::DeleteRule(rule) => self.ledger.rules.known(rule).is_some(),
+            Op::RewriteChain(..) | Op::DeleteFlow(_) => true,
+        }
     }
 
     /// The shared chains of which so much changes that they are rewritten, with the rules that they get: those that are
@@ -174,7 +213,6 @@ impl<K: Kernel, C: Clock> Programmer<'_, K, C> {
 
     fn commit_rules(&mut self, family: IpFamily, plan: &Plan) {
         let rewrites = self.rewrites(family, plan);
-        let rewritten: HashSet<ChainKey> = rewrites.iter().map(|(chain, _)| *chain).collect();
         if !rewrites.is_empty() {
             let ops: Vec<Op> = rewrites.into_iter().map(|(chain, rules)| Op::RewriteChain(chain, rules)).collect();
             // If the kernel refuses, the rules stay pending, and are added one by one below to find the one that it does
@@ -183,16 +221,7 @@ impl<K: Kernel, C: Clock> Programmer<'_, K, C> {
         }
         let mut ops = self.inserts(plan);
         ops.extend(deletes(plan));
-        let done = |ledger: &Ledger, op: &Op| match op {
-            Op::InsertRule(rule, _) => rewritten.contains(&rule.chain) && ledger.rules.known(rule).is_some(),
-            Op::DeleteRule(rule) => rewritten.contains(&rule.chain) && ledger.rules.known(rule).is_none(),
-            Op::CreateChain(_)
-            | Op::ReplaceChain(..)
-            | Op::RewriteChain(..)
-            | Op::DeleteChain(_)
-            | Op::DeleteFlow(_) => false,
-        };
-        ops.retain(|owned| !done(self.ledger, &owned.op));
+        ops.retain(|owned| self.is_pending(&owned.op));
         self.commit_in_pieces(family, ops);
     }
 

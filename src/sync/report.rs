@@ -109,9 +109,17 @@ pub struct FailedOwner {
     pub attempts: u32,
     /// When it is tried again.
     pub retry_in: Duration,
+    /// The kernel takes everything but this: the trouble is with the object and not with the node.
+    pub isolated: bool,
 }
 
 impl SyncReport {
+    /// Whether the node does its work: everything is programmed but, at most, single objects that the kernel does not take. One
+    /// bad Service must not make load balancers leave the whole node.
+    pub fn healthy(&self) -> bool {
+        self.failed_dumps.is_empty() && self.failed.iter().all(|failed| failed.isolated)
+    }
+
     /// Whether the kernel now holds everything that it should.
     pub fn success(&self) -> bool {
         self.failed.is_empty() && self.failed_dumps.is_empty()

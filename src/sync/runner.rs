@@ -104,7 +104,7 @@ impl<K: Kernel, C: Clock> Runner<K, C> {
         let report = self.engine.sync();
         self.schedule.completed(self.engine.clock.now());
         if let Some(report) = report {
-            self.queued = !report.success();
+            self.queued = !report.healthy();
             self.observer.synced(&report, self.engine.health_checks());
         }
     }

@@ -2,16 +2,18 @@
 
 use std::time::Duration;
 
-use portolan::iptables::names;
+use portolan::backend::Backend;
+use portolan::iptables::{IptablesBackend, names};
+use portolan::kernel::fake::FakeKernel;
 use portolan::kernel::fault::Fault;
-use portolan::kernel::{ChainKey, ErrorKind, Flow, Table};
+use portolan::kernel::{ChainClass, ChainKey, ErrorKind, Flow, Table, TableId};
 use portolan::model::Change;
 use portolan::net::{IpFamily, Protocol};
 use portolan::sync::clock::Clock;
 use portolan::sync::{Options, SyncKind, TrafficPolicyLabel};
 
 use crate::cluster::{World, local_external, service_name, udp, udp_slice};
-use crate::rig::{fake, faulty, from_scratch, operations};
+use crate::rig::{Rig, fake, faulty, from_scratch, operations};
 
 fn web() -> World {
     World::default().service("web", 1, |_| {}).slice("web", "a", &["10.244.0.2", "10.244.1.2"], |_| {})
@@ -72,7 +74,7 @@ fn an_operation_that_meets_a_changed_kernel_reads_it_again_in_the_same_sync() {
     rig.apply(web().initial());
     rig.sync();
     // Somebody flushed everything; then the Service goes away, whose rule cannot be found.
-    let fresh = portolan::kernel::fake::FakeKernel::default();
+    let fresh = FakeKernel::default();
     rig.engine.kernel_mut().tables = fresh.tables;
     let empty = World::default();
     rig.apply(web().changes_to(&empty));
@@ -216,4 +218,147 @@ fn services_wait_while_the_base_fails_and_follow_it() {
     assert_eq!(rig.text(), from_scratch(&web()));
     let report = rig.sync();
     assert_eq!(operations(&report), []);
+}
+
+/// Rules of ours that the fake kernel holds in a table, counted the hard way.
+fn rules_in(rig: &Rig<FakeKernel>, table: TableId) -> u64 {
+    let claims = IptablesBackend.claims();
+    let chains = rig.engine.kernel().tables[&table].iter();
+    let ours = chains.map(|(name, rules)| match claims.class(table, name) {
+        ChainClass::Private | ChainClass::Shared => rules.len(),
+        ChainClass::Host => rules.iter().filter(|spec| claims.is_jump(table, name, spec)).count(),
+        ChainClass::Foreign => 0,
+    });
+    ours.sum::<usize>() as u64
+}
+
+fn all_text(rig: &Rig<FakeKernel>, table: TableId) -> String {
+    rig.engine.kernel().tables[&table].values().flatten().cloned().collect::<Vec<_>>().join("\n")
+}
+
+const NAT: TableId = TableId { family: IpFamily::V4, table: Table::Nat };
+const FILTER: TableId = TableId { family: IpFamily::V4, table: Table::Filter };
+
+#[test]
+fn each_of_a_row_of_syncs_writes_what_changed_and_counts_it_right() {
+    let service = |world: World| world.service("web", 1, |service| service.cluster_ip_v6 = None);
+    let with = |addresses: &[&str]| service(World::default()).slice("web", "a", addresses, |_| {});
+    let steps = [
+        ("a service before its endpoints is rejected", service(World::default()), vec![("insert_rule", 1)]),
+        (
+            "its first endpoint",
+            with(&["10.244.0.2"]),
+            vec![("delete_rule", 1), ("insert_rule", 1), ("replace_chain", 2)],
+        ),
+        ("a second endpoint", with(&["10.244.0.2", "10.244.0.3"]), vec![("replace_chain", 2)]),
+        ("an endpoint replaced", with(&["10.244.0.2", "10.244.0.4"]), vec![("delete_chain", 1), ("replace_chain", 2)]),
+        ("nothing", with(&["10.244.0.2", "10.244.0.4"]), vec![]),
+        ("an endpoint less", with(&["10.244.0.4"]), vec![("delete_chain", 1), ("replace_chain", 1)]),
+        ("the service gone", World::default(), vec![("delete_chain", 2), ("delete_rule", 1)]),
+    ];
+    let mut rig = fake();
+    rig.apply(World::default().initial());
+    rig.sync();
+    let mut now = World::default();
+    for (what, world, wanted) in steps {
+        rig.apply(now.changes_to(&world));
+        now = world;
+        let before: u64 = [NAT, FILTER].iter().map(|table| rules_in(&rig, *table)).sum();
+        let report = rig.sync();
+        assert_eq!(operations(&report), wanted, "{what}");
+        for table in [NAT, FILTER] {
+            assert_eq!(report.rules[&table].total, rules_in(&rig, table), "{what}: {table}");
+        }
+        if what == "a second endpoint" {
+            assert!(all_text(&rig, NAT).contains("--probability 0.5000000000"));
+            assert_eq!(report.rules[&NAT].written, 5, "the dispatch chain and the new endpoint's");
+        }
+        assert!(
+            wanted.is_empty() == (before == rules_in(&rig, NAT) + rules_in(&rig, FILTER)) || what.contains("replaced")
+        );
+    }
+}
+
+#[test]
+fn a_failed_partial_sync_reads_the_tables_and_mends_them() {
+    let mut rig = fake();
+    rig.apply(web().initial());
+    rig.sync();
+    // A foreign hand removed a chain that every new endpoint chain jumps to.
+    let marks = ChainKey::new(IpFamily::V4, Table::Nat, names::MARK_MASQ);
+    let tables = &mut rig.engine.kernel_mut().tables;
+    tables.get_mut(&NAT).unwrap().remove(&marks.name);
+    let world = web().service("api", 2, |_| {}).slice("api", "a", &["10.244.0.7"], |_| {});
+    rig.apply(web().changes_to(&world));
+    let report = rig.sync();
+    assert_eq!((report.kind, report.failed_restores.v4), (SyncKind::Partial, 1));
+    assert!(report.success());
+    assert_eq!(report.drift[&NAT], 1);
+    assert_eq!(rig.text(), from_scratch(&world));
+}
+
+/// Services with a hundred endpoints each.
+fn hundreds(count: u16) -> World {
+    (0..count).fold(World::default(), |world, at| {
+        let addresses: Vec<String> = (1..=100).map(|host| format!("10.244.{}.{host}", at + 1)).collect();
+        let addresses: Vec<&str> = addresses.iter().map(String::as_str).collect();
+        let name = format!("s{at}");
+        world.service(&name, at, |service| service.cluster_ip_v6 = None).slice(&name, "a", &addresses, |_| {})
+    })
+}
+
+#[test]
+fn above_a_thousand_endpoints_new_chains_have_no_comments_and_old_ones_are_left_alone() {
+    let mut rig = fake();
+    rig.apply(hundreds(10).initial());
+    rig.sync();
+    assert!(all_text(&rig, NAT).contains("ns/s3:http -> 10.244.4.1:8080"));
+
+    let eleven = hundreds(11);
+    rig.apply(hundreds(10).changes_to(&eleven));
+    let report = rig.sync();
+    assert_eq!(operations(&report), [("insert_rule", 1), ("replace_chain", 101)]);
+    let text = all_text(&rig, NAT);
+    assert!(!text.contains("ns/s10:http -> "));
+    assert!(text.contains("ns/s10:http cluster IP"), "rules of the top-level chains keep theirs");
+
+    // Comments are for people: no chain is rewritten for the sake of them, on the hour or when asked.
+    rig.engine.request_full();
+    assert_eq!(operations(&rig.sync()), []);
+    // What goes is removed at once, in the same transaction.
+    rig.apply(eleven.changes_to(&hundreds(10)));
+    assert_eq!(operations(&rig.sync()), [("delete_chain", 101), ("delete_rule", 1)]);
+    let mut small = fake();
+    small.apply(hundreds(10).initial());
+    small.sync();
+    assert_eq!(rig.text(), small.text());
+}
+
+#[test]
+fn a_health_check_port_comes_and_goes_with_the_type_of_the_service() {
+    let cluster_ip = web();
+    let balancer =
+        World::default().service("web", 1, local_external).slice("web", "a", &["10.244.0.2", "10.244.1.2"], |_| {});
+    let mut rig = fake();
+    rig.apply(cluster_ip.initial());
+    rig.sync();
+    assert!(rig.engine.health_checks().is_empty());
+    rig.apply(cluster_ip.changes_to(&balancer));
+    rig.sync();
+    assert!(rig.engine.health_checks().contains_key(&service_name("web")));
+    rig.apply(balancer.changes_to(&cluster_ip));
+    rig.sync();
+    assert!(rig.engine.health_checks().is_empty());
+}
+
+#[test]
+fn one_service_that_the_kernel_refuses_does_not_make_the_node_unhealthy() {
+    let fault = Fault::Operation(0, ErrorKind::Transient);
+    let mut rig = faulty(Default::default(), fault, Options::default());
+    rig.apply(web().initial());
+    assert!(!rig.sync().healthy(), "nothing could be programmed");
+    assert!(rig.settle().healthy());
+    let (mut picky, _) = crate::faults::picky(true);
+    let report = picky.sync();
+    assert!(!report.success() && report.healthy());
 }

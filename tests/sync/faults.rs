@@ -1,6 +1,7 @@
 //! Each operation, dump and reading of flows failing in turn, with each kind of error: the kernel always ends up as wanted.
 
 use std::collections::BTreeSet;
+use std::sync::LazyLock;
 
 use portolan::kernel::fake::FakeKernel;
 use portolan::kernel::fault::Fault;
@@ -33,10 +34,14 @@ fn after() -> World {
 
 /// Goes from one cluster to the other on a kernel with one fault in the way. Returns whether the fault struck.
 fn converges(fault: Fault, options: Options) -> bool {
-    let mut first = fake();
-    first.apply(before().initial());
-    assert!(first.sync().success());
-    let kernel = first.engine.kernel().clone();
+    static BEFORE: LazyLock<FakeKernel> = LazyLock::new(|| {
+        let mut first = fake();
+        first.apply(before().initial());
+        assert!(first.sync().success());
+        first.engine.kernel().clone()
+    });
+    static WANTED: LazyLock<String> = LazyLock::new(|| from_scratch(&after()));
+    let kernel = BEFORE.clone();
 
     // As a change that comes to a running engine. Its first sync is not to be hit: it reads four tables, and writes nothing.
     let mut running = faulty(kernel.clone(), fault, options);
@@ -44,19 +49,19 @@ fn converges(fault: Fault, options: Options) -> bool {
     running.settle();
     running.apply(before().changes_to(&after()));
     running.settle();
-    assert_eq!(running.text(), from_scratch(&after()), "{fault:?}");
+    assert_eq!(running.text(), *WANTED, "{fault:?}");
 
     // As the first sync of a restarted engine.
     let mut restarted = faulty(kernel, fault, options);
     restarted.apply(after().initial());
     restarted.settle();
-    assert_eq!(restarted.text(), from_scratch(&after()), "{fault:?} after a restart");
+    assert_eq!(restarted.text(), *WANTED, "{fault:?} after a restart");
 
     // As the first sync on a node that has nothing.
     let mut fresh = faulty(FakeKernel::default(), fault, options);
     fresh.apply(after().initial());
     fresh.settle();
-    assert_eq!(fresh.text(), from_scratch(&after()), "{fault:?} on a fresh node");
+    assert_eq!(fresh.text(), *WANTED, "{fault:?} on a fresh node");
     [running, restarted, fresh].iter().any(|rig| rig.engine.kernel().struck())
 }
 
@@ -89,8 +94,29 @@ fn every_dump_failing_with_every_kind_of_error_converges() {
     }
 }
 
+#[test]
+fn every_operation_of_a_large_first_fill_failing_converges() {
+    // More rules than are inserted one by one, so that shared chains are rewritten.
+    let world = (0..130).fold(World::default(), |world, at| {
+        let name = format!("s{at}");
+        world.service(&name, at, |service| service.cluster_ip_v6 = None).slice(&name, "a", &["10.244.0.2"], |_| {})
+    });
+    let wanted = from_scratch(&world);
+    for limit in [usize::MAX, 100] {
+        for kind in [ErrorKind::Rejected, ErrorKind::Aborted, ErrorKind::Unknown, ErrorKind::Transient] {
+            for at in (0..400).step_by(37) {
+                let options = Options { operations_per_transaction: limit, ..Options::default() };
+                let mut rig = faulty(FakeKernel::default(), Fault::Operation(at, kind), options);
+                rig.apply(world.initial());
+                rig.settle();
+                assert!(rig.text() == wanted, "{kind:?} at {at} with limit {limit}");
+            }
+        }
+    }
+}
+
 /// A kernel that never takes any operation on chains of certain names, as if the tool had a bug with them.
-struct Picky {
+pub(crate) struct Picky {
     inner: FakeKernel,
     refused: BTreeSet<String>,
     /// Whether the error names the operation, or only says that the transaction failed.
@@ -137,7 +163,7 @@ impl Kernel for Picky {
     }
 }
 
-fn picky(names_culprit: bool) -> (Rig<Picky>, World) {
+pub(crate) fn picky(names_culprit: bool) -> (Rig<Picky>, World) {
     let world = (0..30).fold(World::default(), |world, at| {
         let name = format!("s{at}");
         world.service(&name, at, |_| {}).slice(&name, "a", &[&format!("10.244.0.{}", at + 1)], |_| {})

@@ -101,3 +101,17 @@ fn a_dry_run_records_what_a_real_run_does_and_changes_nothing() {
     assert!(!ops.is_empty());
     assert_eq!(replayed.tables, real.engine.kernel().tables);
 }
+
+#[test]
+fn a_first_fill_without_a_limit_is_one_transaction_besides_the_base() {
+    let world = (0..300).fold(World::default(), |world, at| {
+        let name = format!("s{at}");
+        world.service(&name, at, |service| service.cluster_ip_v6 = None).slice(&name, "a", &["10.244.0.2"], |_| {})
+    });
+    let mut rig = on(FakeKernel::default(), Options { operations_per_transaction: usize::MAX, ..Options::default() });
+    rig.apply(world.initial());
+    let report = rig.sync();
+    assert!(report.success());
+    assert_eq!(report.transactions, 3, "the base in both families, and everything else");
+    assert_eq!(rig.text(), crate::rig::from_scratch(&world));
+}

@@ -53,17 +53,15 @@ fn external_policy_local_short_circuits_this_nodes_own_traffic() {
 #[test]
 fn external_policy_local_without_local_endpoints_drops_external_traffic() {
     let setup = external_service().external_local().endpoint(B, ELSEWHERE);
-    let verdict = |to: &str, rest: &str| {
-        format!(
-            r#"{to}-p tcp -m comment --comment "ns1/svc1:p80 has no local endpoints" -m tcp --dport {rest} -j DROP"#
-        )
+    let verdict = |to: &str, port: &str| {
+        format!(r#"{to}-p tcp -m comment --comment "ns1/svc1:p80 has no local endpoints" {port} -j DROP"#)
     };
     assert_eq!(
         setup.chain("filter KUBE-EXTERNAL-SERVICES"),
         [
-            verdict("-d 192.0.2.1/32 ", "80"),
-            verdict("-d 1.2.3.4/32 ", "80"),
-            verdict("", "30000 -m addrtype --dst-type LOCAL"),
+            verdict("-d 192.0.2.1/32 ", "-m tcp --dport 80"),
+            verdict("-d 1.2.3.4/32 ", "-m tcp --dport 80"),
+            verdict("", "-m addrtype --dst-type LOCAL -m tcp --dport 30000"),
         ]
     );
     assert_eq!(setup.chain("filter KUBE-SERVICES"), [""; 0], "the cluster IP is served");

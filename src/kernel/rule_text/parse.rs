@@ -18,8 +18,8 @@ type Reason = Cow<'static, str>;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Kind {
     Conntrack,
-    Port,
     AddrType,
+    Port,
     Mark,
     Recent,
     Statistic,
@@ -39,6 +39,8 @@ struct RecentParts {
 
 #[derive(Default)]
 struct Parser {
+    /// There was a protocol match without a port.
+    bare_protocol: bool,
     rule: Rule,
     /// The matches in the order in which they were loaded.
     kinds: Vec<Kind>,
@@ -130,9 +132,14 @@ impl Parser {
         Ok(())
     }
 
-    /// A match without options does nothing, but counts for `iptables -D`.
-    fn end_match(&self) -> Result<(), Reason> {
-        if self.kinds.is_empty() || self.used { Ok(()) } else { Err("a match without options".into()) }
+    /// A match without options does nothing, but counts for `iptables -D`. kube-proxy writes `-m tcp -p tcp` where no port is
+    /// matched.
+    fn end_match(&mut self) -> Result<(), Reason> {
+        if self.kinds.is_empty() || self.used {
+            return Ok(());
+        }
+        (self.bare_protocol, self.used) = (true, true);
+        if self.kinds.pop() == Some(Kind::Port) { Ok(()) } else { Err("a match without options".into()) }
     }
 
     /// An option of the match loaded last.
@@ -201,7 +208,7 @@ impl Parser {
         if matches!(self.target.as_deref(), Some("MARK" | "DNAT")) {
             return Err("a target without its option".into());
         }
-        if self.rule.destination_port.is_some() && self.port_protocol != self.rule.protocol {
+        if self.port_protocol.is_some() && self.port_protocol != self.rule.protocol {
             return Err("a port of another protocol".into());
         }
         if self.random_mode != self.rule.probability.is_some() {
@@ -212,7 +219,7 @@ impl Parser {
         }
         let others: Vec<Kind> = self.kinds.iter().copied().filter(|kind| *kind != Kind::Comment).collect();
         let comment_at = self.kinds.iter().position(|kind| *kind == Kind::Comment);
-        let mut canonical = others.is_sorted_by(|a, b| a < b);
+        let mut canonical = others.is_sorted_by(|a, b| a < b) && !self.bare_protocol;
         match comment_at {
             None | Some(0) => {}
             Some(at) => {

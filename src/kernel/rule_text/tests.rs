@@ -83,6 +83,7 @@ fn the_printed_form_is_read_and_written_back_in_canonical_form(#[case] printed: 
 #[case("-m addrtype --src-type LOCAL -m addrtype --dst-type LOCAL", false)]
 #[case("-m conntrack --ctstate NEW -m comment --comment x -m mark --mark 0x1/0x1", false)]
 #[case("-p tcp -m tcp --dport 1 -m comment --comment x", true)]
+#[case("-p tcp -m comment --comment x -m tcp -j ACCEPT", false)]
 fn matches_in_another_order_are_noticed(#[case] spec: &str, #[case] canonical: bool) {
     assert_eq!(Rule::parse_with_order(spec).unwrap().canonical, canonical);
 }
@@ -94,7 +95,7 @@ fn matches_in_another_order_are_noticed(#[case] spec: &str, #[case] canonical: b
 #[case("! -p tcp")]
 #[case("-p tcp -m udp --dport 53")]
 #[case("-m tcp --dport 53")]
-#[case("-p tcp -m tcp")]
+#[case("-p tcp -m udp")]
 #[case("-p tcp -m tcp --dport 1:2")]
 #[case("-p tcp -m tcp ! --dport 1")]
 #[case("-p tcp -m multiport --dports 1,2")]

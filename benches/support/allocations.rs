@@ -1,0 +1,54 @@
+//! An allocator that counts. A program that wants counts makes one its global allocator.
+
+use std::alloc::{GlobalAlloc, Layout, System};
+use std::cell::Cell;
+
+thread_local! {
+    static COUNTED: Cell<Allocations> = const { Cell::new(Allocations { count: 0, bytes: 0 }) };
+}
+
+/// What was asked of the allocator.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Allocations {
+    pub count: u64,
+    pub bytes: u64,
+}
+
+/// The system's allocator, with each thread's requests counted.
+pub(crate) struct Counting;
+
+fn count(size: usize) {
+    // While a thread ends there is nothing left to count with.
+    let _ = COUNTED.try_with(|counted| {
+        let Allocations { count, bytes } = counted.get();
+        counted.set(Allocations { count: count + 1, bytes: bytes + size as u64 });
+    });
+}
+
+// SAFETY: every request goes to the system's allocator as it came; counting allocates nothing.
+unsafe impl GlobalAlloc for Counting {
+    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        count(layout.size());
+        // SAFETY: the caller's promises are those that `System` wants.
+        unsafe { System.alloc(layout) }
+    }
+
+    unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
+        // SAFETY: as above; the memory came from `System`.
+        unsafe { System.dealloc(pointer, layout) }
+    }
+
+    unsafe fn realloc(&self, pointer: *mut u8, layout: Layout, size: usize) -> *mut u8 {
+        count(size);
+        // SAFETY: as above; the memory came from `System`.
+        unsafe { System.realloc(pointer, layout, size) }
+    }
+}
+
+/// What this thread allocates while it runs this.
+pub(crate) fn of<T>(run: impl FnOnce() -> T) -> (T, Allocations) {
+    let before = COUNTED.get();
+    let value = run();
+    let after = COUNTED.get();
+    (value, Allocations { count: after.count - before.count, bytes: after.bytes - before.bytes })
+}
