@@ -35,8 +35,6 @@ pub struct Connection {
     socket: Socket,
     sequence: u32,
     buffer: Vec<u8>,
-    /// The size of the receive queue, in the kernel's terms.
-    queue: usize,
 }
 
 impl Connection {
@@ -58,8 +56,7 @@ impl Connection {
             sockopt::set_socket_timeout(socket.as_fd(), direction, Some(timeout))
                 .map_err(|error| NetlinkError::Socket { errno: error.raw_os_error() })?;
         }
-        let queue = sockopt::socket_recv_buffer_size(socket.as_fd()).unwrap_or(RECEIVE_QUEUE / 64);
-        Ok(Connection { socket, sequence: 0, buffer: Vec::with_capacity(READ_BUFFER), queue })
+        Ok(Connection { socket, sequence: 0, buffer: Vec::with_capacity(READ_BUFFER) })
     }
 
     /// Subscribes to a multicast group.
@@ -81,7 +78,7 @@ impl Connection {
         let sequence = self.send(std::slice::from_ref(request), ACK, ACK)?;
         let mut outcome = None;
         while outcome.is_none() {
-            self.receive(|message| {
+            let received = self.receive(|message| {
                 if message.sequence == sequence {
                     match message.reply()? {
                         Reply::Data => visit(message)?,
@@ -89,7 +86,11 @@ impl Connection {
                     }
                 }
                 Ok(())
-            })?;
+            });
+            if received == Err(NetlinkError::Overrun) {
+                self.drain(|_| Ok(()));
+            }
+            received?;
         }
         outcome.unwrap_or(Ok(()))
     }
@@ -103,26 +104,15 @@ impl Connection {
     /// own report the loss: whether they were carried out is not known. Requests of other datagrams are not affected.
     pub fn batch(&mut self, requests: &[Request]) -> Vec<Result<(), NetlinkError>> {
         let mut results = Vec::with_capacity(requests.len());
+        // The kernel may have given less than was asked for. A size that cannot be read means one request at a time.
+        let queue = sockopt::socket_recv_buffer_size(self.socket.as_fd()).unwrap_or(0);
         let mut rest = requests;
         while !rest.is_empty() {
-            let (datagram, after) = rest.split_at(self.fitting(rest));
+            let (datagram, after) = rest.split_at(fitting(rest, queue));
             results.extend(self.datagram(datagram));
             rest = after;
         }
         results
-    }
-
-    /// How many of the requests go into one datagram, at least one: the size is bounded, and the answers fit the receive
-    /// queue even if all are refused.
-    fn fitting(&self, requests: &[Request]) -> usize {
-        let (mut size, mut answers) = (0, 0);
-        let fits = requests.iter().take_while(|request| {
-            size += request.size();
-            // Memory is handed out in powers of two.
-            answers += ANSWER + 2 * request.size();
-            size <= DATAGRAM && answers <= self.queue
-        });
-        fits.count().max(1).min(requests.len())
     }
 
     fn datagram(&mut self, requests: &[Request]) -> Vec<Result<(), NetlinkError>> {
@@ -258,9 +248,15 @@ impl Connection {
         Ok(done)
     }
 
-    /// Reads what is there, after answers were lost: until it is empty, a queue that ran over takes nothing more.
+    /// Reads what is there, after answers were lost: until it is empty, a queue that ran over takes nothing more. A dump
+    /// that was begun goes on while it is read, and may run over again.
     fn drain(&mut self, mut visit: impl FnMut(&Message<'_>) -> Result<(), DecodeError>) {
-        while self.receive_with(DO_NOT_WAIT, &mut visit).is_ok() {}
+        loop {
+            match self.receive_with(DO_NOT_WAIT, &mut visit) {
+                Ok(()) | Err(NetlinkError::Overrun | NetlinkError::Malformed(_)) => {}
+                Err(_) => return,
+            }
+        }
     }
 
     fn receive_with(
@@ -285,10 +281,50 @@ impl Connection {
     }
 }
 
+/// How many of the requests go into one datagram, at least one: its size is bounded, and the answers fit the receive
+/// queue even if all are refused.
+fn fitting(requests: &[Request], queue: usize) -> usize {
+    let (mut size, mut answers) = (0, 0);
+    let fits = requests.iter().take_while(|request| {
+        size += request.size();
+        // The kernel rounds the memory of an echo up to a power of two.
+        answers += ANSWER + 2 * request.size();
+        size <= DATAGRAM && answers <= queue
+    });
+    fits.count().max(1).min(requests.len())
+}
+
 fn socket_error(error: &std::io::Error) -> NetlinkError {
     match error.raw_os_error() {
         Some(errno::ENOBUFS) => NetlinkError::Overrun,
         Some(errno::EAGAIN) => NetlinkError::TimedOut,
         errno => NetlinkError::Socket { errno: errno.unwrap_or(errno::EINVAL) },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_datagram_is_bounded_by_its_size_and_by_the_room_for_its_answers() {
+        let small = |count| vec![Request { kind: 1, flags: 0, payload: vec![0; 48] }; count];
+        assert_eq!(fitting(&small(5000), usize::MAX), DATAGRAM / 64);
+        assert_eq!(fitting(&small(3), usize::MAX), 3);
+        // The default queue.
+        assert_eq!(fitting(&small(5000), 212_992), 212_992 / (ANSWER + 128));
+        let huge = vec![Request { kind: 1, flags: 0, payload: vec![0; DATAGRAM] }; 2];
+        assert_eq!(fitting(&huge, usize::MAX), 1, "one goes out whatever its size");
+        assert_eq!(fitting(&small(2), 0), 1);
+    }
+
+    #[test]
+    fn numbers_of_one_datagram_follow_each_other_and_are_not_zero() {
+        let mut connection = Connection::open(NETFILTER, Duration::from_secs(5)).unwrap();
+        connection.sequence = u32::MAX - 3;
+        // NLMSG_NOOP is acknowledged and nothing else.
+        let requests = vec![Request { kind: 1, flags: 0, payload: Vec::new() }; 10];
+        assert!(connection.batch(&requests).iter().all(Result::is_ok));
+        assert_eq!(connection.sequence, 10);
     }
 }
