@@ -66,7 +66,7 @@ fn element(kind: &SetType, family: IpFamily, n: u16) -> Element {
         SetType::HashIpPort => Element::IpPort { ip, protocol, port },
         SetType::HashIpPortIp => Element::IpPortIp { ip, protocol, port, second: ip },
         SetType::HashIpPortNet => {
-            Element::IpPortNet { ip, protocol, port, net: net.parse().unwrap(), exception: n % 7 == 0 }
+            Element::IpPortNet { ip, protocol, port, net: net.parse().unwrap(), exception: n.is_multiple_of(7) }
         }
         _ => Element::Port(port),
     }
