@@ -22,6 +22,7 @@ else
 	cargo test --workspace --no-fail-fast --lib --bins --tests
 endif
 	cargo test --quiet --doc
+	scripts/lab-tests.sh
 
 check: ## Format, lints, the rules of this project, licences
 	@scripts/setup.sh check

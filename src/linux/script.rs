@@ -3,7 +3,7 @@
 use std::fmt::Write;
 use std::sync::Arc;
 
-use crate::kernel::{ChainBody, ChainKey, Op, Placement, RuleKey, Table};
+use crate::kernel::{ChainBody, ChainKey, ChainName, Op, Placement, RuleKey, Table};
 use crate::net::IpFamily;
 
 /// Restore input for one family.
@@ -69,11 +69,31 @@ pub(super) fn build(transaction: &[Op], family: IpFamily) -> Script {
         parts.add(index, op);
     }
     let mut script = Script::default();
+    // A first fill is tens of megabytes: growing by doubling would need as much again.
+    script.text.reserve_exact(transaction.iter().map(size_of).sum());
     script.section(Table::Filter, &before);
     script.section(Table::Nat, &nat);
     script.section(Table::Filter, &after);
     script.section(Table::Mangle, &mangle);
     script
+}
+
+/// About the bytes that an operation takes as text; a little more rather than less.
+fn size_of(op: &Op) -> usize {
+    const WORDS: usize = 16;
+    match op {
+        Op::CreateChain(_) | Op::DeleteChain(_) => 2 * (ChainName::MAX + WORDS),
+        Op::ReplaceChain(chain, body) => {
+            let rules = body.digest.rules as usize;
+            body.text.len() + (rules + 1) * (chain.name.as_str().len() + WORDS)
+        }
+        Op::RewriteChain(chain, rules) => {
+            let prefix = chain.name.as_str().len() + WORDS;
+            prefix + rules.iter().map(|rule| rule.spec.len() + prefix).sum::<usize>()
+        }
+        Op::InsertRule(rule, _) | Op::DeleteRule(rule) => rule.spec.len() + ChainName::MAX + WORDS,
+        Op::DeleteFlow(_) => 0,
+    }
 }
 
 impl<'a> Parts<'a> {
