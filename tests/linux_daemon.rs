@@ -156,3 +156,16 @@ fn a_bad_object_is_reported_and_the_others_are_served() {
         wait_for("no problems", || metric("portolan_objects_with_problems{kind=\"Service\"}") == 0.0);
     });
 }
+
+#[test]
+fn a_node_without_ipv6_is_served_in_ipv4() {
+    in_namespace(|| {
+        shell("sysctl -qw net.ipv6.conf.all.disable_ipv6=1");
+        let server = ApiServer::start();
+        server.apply(service());
+        server.apply(slice(&["10.244.0.2"]));
+        let _daemon = Daemon::start(&server);
+        wait_for("the endpoint", || endpoints() == ["10.244.0.2:8080"]);
+        assert!(!get(METRICS, "/metrics").1.contains("IPv6"));
+    });
+}

@@ -42,7 +42,9 @@ pub(super) fn kernel(settings: &Settings, prepare: Prepare) -> anyhow::Result<(L
         IptablesVariant::Nft => Some(Variant::Nft),
         IptablesVariant::Legacy => Some(Variant::Legacy),
     };
-    let kernel = LinuxKernel::new(linux::Options { variant, ..linux::Options::default() })?;
+    // No family is demanded: which of them work is found out below.
+    let kernel =
+        LinuxKernel::new(linux::Options { variant, families: PerFamily::default(), ..linux::Options::default() })?;
     let families = PerFamily::from_fn(|family| {
         if !settings.families[family] {
             return false;
