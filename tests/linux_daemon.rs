@@ -6,6 +6,7 @@ mod linux_support;
 
 use std::io::{Read, Write};
 use std::net::TcpStream;
+use std::os::unix::fs::PermissionsExt;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -20,13 +21,17 @@ struct Daemon(Child);
 
 impl Daemon {
     fn start(server: &ApiServer) -> Daemon {
-        let child = Command::new(env!("CARGO_BIN_EXE_portolan"))
+        Daemon::start_with(server, |_| {})
+    }
+
+    fn start_with(server: &ApiServer, more: impl FnOnce(&mut Command)) -> Daemon {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_portolan"));
+        command
             .args(["--master", &server.url(), "--hostname-override", "node1", "--iptables-variant", "nft"])
             .args(["--cluster-cidr", "10.244.0.0/16", "--iptables-min-sync-period", "100ms"])
-            .stderr(Stdio::null())
-            .spawn()
-            .expect("the daemon starts");
-        Daemon(child)
+            .stderr(Stdio::null());
+        more(&mut command);
+        Daemon(command.spawn().expect("the daemon starts"))
     }
 
     /// Sends SIGTERM; returns the exit code and how long the end took.
@@ -167,5 +172,24 @@ fn a_node_without_ipv6_is_served_in_ipv4() {
         let _daemon = Daemon::start(&server);
         wait_for("the endpoint", || endpoints() == ["10.244.0.2:8080"]);
         assert!(!get(METRICS, "/metrics").1.contains("IPv6"));
+    });
+}
+
+#[test]
+fn a_proxy_whose_first_sync_never_succeeds_is_unhealthy() {
+    in_namespace(|| {
+        let server = ApiServer::start();
+        let broken = tempfile::tempdir().unwrap();
+        for program in ["iptables-nft-restore", "ip6tables-nft-restore"] {
+            let path = broken.path().join(program);
+            std::fs::write(&path, "#!/bin/sh\nexit 1\n").unwrap();
+            std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o755)).unwrap();
+        }
+        let path = format!("{}:{}", broken.path().display(), std::env::var("PATH").unwrap());
+        let _daemon = Daemon::start_with(&server, |command| {
+            command.env("PATH", path).args(["--iptables-sync-period", "500ms"]);
+        });
+        wait_for("somebody listens", || TcpStream::connect(HEALTHZ).is_ok());
+        wait_for("no health", || get(HEALTHZ, "/livez").0 == 503);
     });
 }

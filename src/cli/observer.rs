@@ -33,6 +33,12 @@ impl Observer for Announcer {
 }
 
 impl Announcer {
+    /// The sync thread begins. From now on a change that waits too long counts, also if no sync has ever succeeded.
+    pub(super) fn begin(&self) {
+        self.metrics.sync_queued(SystemClock.wall());
+        self.families().for_each(|family| self.health.updated(family));
+    }
+
     fn families(&self) -> impl Iterator<Item = IpFamily> {
         IpFamily::ALL.into_iter().filter(|family| self.families[*family])
     }

@@ -52,6 +52,7 @@ pub(super) fn run(flags: &Flags) -> anyhow::Result<()> {
         service_health,
         families: facts.families,
     };
+    announcer.begin();
     let sync = spawn_sync(&settings, kernel, facts.clone(), inbox, announcer)?;
     let intake = Intake::new(to_sync.clone(), metrics, health);
     let intake = std::thread::Builder::new().name("intake".into()).spawn(move || intake.run(events))?;
