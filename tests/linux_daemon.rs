@@ -126,6 +126,23 @@ fn what_is_programmed_stays_when_the_api_server_goes_away_and_when_the_daemon_en
 }
 
 #[test]
+fn a_report_that_changes_nothing_is_counted_and_does_not_wait_for_a_sync() {
+    in_namespace(|| {
+        let server = ApiServer::start();
+        server.apply(service());
+        server.apply(slice(&["10.244.0.2"]));
+        let _daemon = Daemon::start(&server);
+        wait_for("the endpoint", || endpoints() == ["10.244.0.2:8080"]);
+        let reported = metric("kubeproxy_sync_proxy_rules_service_changes_total");
+        let mut labelled = service();
+        labelled["metadata"]["labels"] = json!({"team": "shop"});
+        server.apply(labelled);
+        wait_for("the report", || metric("kubeproxy_sync_proxy_rules_service_changes_total") > reported);
+        assert_eq!(metric("kubeproxy_sync_proxy_rules_service_changes_pending") as u64, 0);
+    });
+}
+
+#[test]
 fn nothing_is_programmed_before_both_lists_are_complete() {
     in_namespace(|| {
         let server = ApiServer::start();

@@ -6,7 +6,7 @@ use crate::health::{HealthState, ServiceHealth};
 use crate::metrics::Metrics;
 use crate::net::{IpFamily, PerFamily};
 use crate::sync::clock::{Clock, SystemClock};
-use crate::sync::{HealthChecks, Observer, SyncKind, SyncReport};
+use crate::sync::{HealthChecks, Observer, Pending, SyncKind, SyncReport};
 
 /// Passes what a sync did on to the log, metrics and health.
 pub(super) struct Announcer {
@@ -20,6 +20,10 @@ impl Observer for Announcer {
     fn queued(&mut self) {
         self.metrics.sync_queued(SystemClock.wall());
         self.families().for_each(|family| self.health.queued(family));
+    }
+
+    fn pending(&mut self, pending: Pending) {
+        self.metrics.set_pending(pending);
     }
 
     fn synced(&mut self, report: &SyncReport, health_checks: &HealthChecks) {

@@ -16,7 +16,7 @@ use crate::sync::ledger::Ledger;
 use crate::sync::owner::{OwnerId, Owners, Retry};
 use crate::sync::program::{Plan, Programmer, Tally, plan_owner};
 use crate::sync::schedule::backoff;
-use crate::sync::{FailedOwner, HealthCheck, HealthChecks, SyncKind, SyncReport};
+use crate::sync::{FailedOwner, HealthCheck, HealthChecks, Pending, SyncKind, SyncReport};
 
 /// Above this number of endpoints in a family, comments in endpoint and dispatch chains are left out.
 const LARGE_CLUSTER_ENDPOINTS: u32 = 1000;
@@ -53,6 +53,9 @@ impl Default for Options {
 #[derive(Debug, Default)]
 struct Work {
     services: HashSet<ServiceName>,
+    /// Those of them that changed themselves, and not only in their slices.
+    changed_services: HashSet<ServiceName>,
+    changed_slices: usize,
     all_services: bool,
     base: bool,
     /// When a full sync is due; `None`: none has succeeded yet.
@@ -137,6 +140,8 @@ impl<K: Kernel, C: Clock> Engine<K, C> {
             Change::Slice(_, None) | Change::Service(..) | Change::Node(_) | Change::Complete(_) => None,
         };
         let removes_slice = matches!(change, Change::Slice(_, None));
+        let is_service = matches!(change, Change::Service(..));
+        let is_slice = matches!(change, Change::Slice(..));
         let was_synced = self.cluster.synced();
         match self.cluster.apply(change) {
             Dirty::Nothing => {}
@@ -146,6 +151,10 @@ impl<K: Kernel, C: Clock> Engine<K, C> {
                 } else if removes_slice {
                     // A latency can't be told any more: the change that began it may never be programmed.
                     names.iter().for_each(|name| drop(self.triggers.remove(name)));
+                }
+                self.work.changed_slices += usize::from(is_slice);
+                if is_service {
+                    self.work.changed_services.extend(names.iter().cloned());
                 }
                 self.work.services.extend(names);
                 self.mark_due();
@@ -182,6 +191,11 @@ impl<K: Kernel, C: Clock> Engine<K, C> {
     /// Whether a change waits to be synced.
     pub fn has_work(&self) -> bool {
         self.cluster.synced() && self.work.since.is_some()
+    }
+
+    /// Changes that wait to be synced.
+    pub fn pending(&self) -> Pending {
+        Pending { services: self.work.changed_services.len(), slices: self.work.changed_slices }
     }
 
     /// The cluster as known.
@@ -231,6 +245,8 @@ impl<K: Kernel, C: Clock> Engine<K, C> {
         let start = self.clock.now();
         let full = self.work.full_due.is_none_or(|due| due <= start);
         self.work.since = None;
+        self.work.changed_services.clear();
+        self.work.changed_slices = 0;
         let mut run = Run {
             start,
             kind: if full { SyncKind::Full } else { SyncKind::Partial },

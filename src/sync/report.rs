@@ -17,6 +17,15 @@ pub enum SyncKind {
     Partial,
 }
 
+/// Changes that wait for the next sync.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Pending {
+    /// Services that are not as they were.
+    pub services: usize,
+    /// Changes of EndpointSlices.
+    pub slices: usize,
+}
+
 /// What one sync did.
 #[derive(Clone, Debug)]
 pub struct SyncReport {

@@ -8,7 +8,7 @@ use crate::kernel::Kernel;
 use crate::model::Change;
 use crate::net::PerFamily;
 use crate::sync::clock::Clock;
-use crate::sync::{Engine, HealthChecks, Schedule, SyncReport};
+use crate::sync::{Engine, HealthChecks, Pending, Schedule, SyncReport};
 
 /// How long to wait for a message when nothing is due.
 const IDLE: Duration = Duration::from_secs(3600);
@@ -30,6 +30,8 @@ pub enum Message {
 pub trait Observer: Send {
     /// There is something to sync, and there was nothing before.
     fn queued(&mut self);
+    /// So many changes wait for the next sync now.
+    fn pending(&mut self, pending: Pending);
     /// A sync ended.
     fn synced(&mut self, report: &SyncReport, health_checks: &HealthChecks);
 }
@@ -41,6 +43,8 @@ pub struct Runner<K, C> {
     schedule: Schedule,
     observer: Box<dyn Observer>,
     queued: bool,
+    /// As the observer knows it.
+    pending: Pending,
 }
 
 impl<K: Kernel, C: Clock> Runner<K, C> {
@@ -51,7 +55,7 @@ impl<K: Kernel, C: Clock> Runner<K, C> {
         schedule: Schedule,
         observer: Box<dyn Observer>,
     ) -> Runner<K, C> {
-        Runner { engine, inbox, schedule, observer, queued: false }
+        Runner { engine, inbox, schedule, observer, queued: false, pending: Pending::default() }
     }
 
     /// Runs until told to stop; gives the engine back.
@@ -98,6 +102,15 @@ impl<K: Kernel, C: Clock> Runner<K, C> {
             self.queued = true;
             self.observer.queued();
         }
+        self.tell_pending();
+    }
+
+    fn tell_pending(&mut self) {
+        let pending = self.engine.pending();
+        if pending != self.pending {
+            self.pending = pending;
+            self.observer.pending(pending);
+        }
     }
 
     fn sync(&mut self) {
@@ -107,5 +120,6 @@ impl<K: Kernel, C: Clock> Runner<K, C> {
             self.queued = !report.healthy();
             self.observer.synced(&report, self.engine.health_checks());
         }
+        self.tell_pending();
     }
 }
