@@ -20,7 +20,7 @@ use super::server::{Servers, json};
 use super::state::HealthState;
 use crate::model::ServiceName;
 use crate::net::{IpFamily, PerFamily};
-use crate::sync::HealthChecks;
+use crate::sync::{HealthCheck, HealthChecks};
 
 /// Where the ports of one family are opened.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -78,7 +78,7 @@ impl Shared {
 
     fn answer(&self, service: &ServiceName, family: IpFamily) -> Response {
         // Gone between the connection and the request.
-        let Some(local) = self.wanted().get(service).map(|check| check.local_endpoints[family]) else {
+        let Some(local) = self.wanted().get(service).and_then(|check| check.local_endpoints[family]) else {
             return StatusCode::OK.into_response();
         };
         let healthy = self.health.healthy();
@@ -130,16 +130,18 @@ impl Keeper {
 
     fn close(&mut self) {
         let wanted = self.shared.wanted();
-        self.listeners.retain(|(service, _), open| wanted.get(service).is_some_and(|wanted| wanted.port == open.port));
+        self.listeners.retain(|(service, family), open| {
+            wanted.get(service).is_some_and(|wanted| port_in(wanted, *family) == Some(open.port))
+        });
     }
 
     /// Opens what is missing and says whether all of it could be opened.
     fn open(&mut self) -> bool {
-        let wanted: Vec<(ServiceName, NonZeroU16)> =
-            self.shared.wanted().iter().map(|(service, wanted)| (service.clone(), wanted.port)).collect();
+        let wanted = self.shared.wanted().clone();
         let mut complete = true;
-        for (service, port) in wanted {
+        for (service, check) in wanted {
             for family in IpFamily::ALL {
+                let Some(port) = port_in(&check, family) else { continue };
                 let key = (service.clone(), family);
                 if self.listeners.contains_key(&key) {
                     continue;
@@ -183,6 +185,11 @@ impl Keeper {
         })
         .abort_handle()
     }
+}
+
+/// The port that a Service needs in a family; `None`: it does not exist there.
+fn port_in(check: &HealthCheck, family: IpFamily) -> Option<NonZeroU16> {
+    check.local_endpoints[family].map(|_| check.port)
 }
 
 /// Listens on an address of exactly its own family: `::` must leave IPv4 to the other listener.

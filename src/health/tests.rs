@@ -203,7 +203,7 @@ fn wanted(entries: &[(&str, NonZeroU16, usize)]) -> HealthChecks {
         .map(|(name, port, local_ready)| {
             (
                 ServiceName::new("ns", *name),
-                HealthCheck { port: *port, local_endpoints: PerFamily { v4: *local_ready, v6: *local_ready } },
+                HealthCheck { port: *port, local_endpoints: PerFamily::from_fn(|_| Some(*local_ready)) },
             )
         })
         .collect()
@@ -244,6 +244,21 @@ fn a_service_answers_by_its_local_endpoints_in_both_families() {
     let answer = get(local(IpFamily::V4, port), "/").unwrap();
     assert_eq!(answer.status, 503, "the proxy does not keep up");
     assert!(answer.body.contains("\"serviceProxyHealthy\": false"));
+}
+
+#[test]
+fn a_service_of_one_family_answers_in_that_family_only() {
+    let setup = start(None);
+    let everywhere = PerFamily { v4: ListenAddresses::All, v6: ListenAddresses::All };
+    let services = ServiceHealth::start(&setup.servers, Arc::clone(&setup.state), everywhere);
+    let port = free_port();
+    let mut checks = wanted(&[("web", port, 1)]);
+    services.sync(&checks);
+    eventually("both families", || get(local(IpFamily::V6, port), "/").ok());
+    checks.values_mut().for_each(|check| check.local_endpoints.v6 = None);
+    services.sync(&checks);
+    eventually("IPv6 closed", || get(local(IpFamily::V6, port), "/").is_err().then_some(()));
+    assert_eq!(get(local(IpFamily::V4, port), "/").unwrap().status, 200);
 }
 
 #[test]

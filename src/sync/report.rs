@@ -89,8 +89,8 @@ pub struct TableRules {
 pub struct HealthCheck {
     /// The port to listen on.
     pub port: NonZeroU16,
-    /// Distinct local addresses with a ready endpoint, by family.
-    pub local_endpoints: PerFamily<usize>,
+    /// Distinct local addresses with a ready endpoint, by family; `None`: the Service does not exist in this family.
+    pub local_endpoints: PerFamily<Option<usize>>,
 }
 
 /// All such Services, as far as the kernel has confirmed them.
