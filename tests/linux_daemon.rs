@@ -180,6 +180,34 @@ fn a_bad_object_is_reported_and_the_others_are_served() {
 }
 
 #[test]
+fn health_check_ports_are_served_where_node_ports_are() {
+    in_namespace(|| {
+        shell("ip addr add 192.0.2.1/32 dev lo");
+        let server = ApiServer::start();
+        server.apply(json!({"kind": "Node", "metadata": {"name": "node1"},
+                            "status": {"addresses": [{"type": "InternalIP", "address": "192.0.2.1"}]}}));
+        let mut balancer = service();
+        for (field, value) in [
+            ("type", json!("LoadBalancer")),
+            ("externalTrafficPolicy", json!("Local")),
+            ("healthCheckNodePort", json!(31000)),
+        ] {
+            balancer["spec"][field] = value;
+        }
+        server.apply(balancer);
+        server.apply(slice(&["10.244.0.2"]));
+        let _daemon = Daemon::start_with(&server, |command| {
+            command.args(["--nodeport-addresses", "primary"]);
+        });
+        wait_for("the node's address", || TcpStream::connect("192.0.2.1:31000").is_ok());
+        assert!(TcpStream::connect("127.0.0.1:31000").is_err(), "not an address of the Node object");
+        shell("ip addr del 192.0.2.1/32 dev lo");
+        shell("ip addr add 192.0.2.1/32 dev lo");
+        wait_for("the address that came back", || TcpStream::connect("192.0.2.1:31000").is_ok());
+    });
+}
+
+#[test]
 fn a_node_without_ipv6_is_served_in_ipv4() {
     in_namespace(|| {
         shell("sysctl -qw net.ipv6.conf.all.disable_ipv6=1");

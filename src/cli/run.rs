@@ -14,9 +14,8 @@ use crate::cli::intake::Intake;
 use crate::cli::observer::Announcer;
 use crate::cli::once::{engine, engine_options};
 use crate::cli::start::{self, Prepare};
-use crate::config::node::{node_ips, node_port_cidrs};
 use crate::config::{Flags, Settings};
-use crate::health::{HealthState, Listen, ListenAddresses, Pages, Probe, Servers, ServiceHealth};
+use crate::health::{HealthState, Listen, Pages, Probe, Servers, ServiceHealth};
 use crate::iptables::base::{INVALID_COUNTER, LOCALHOST_COUNTER};
 use crate::kernel::Kernel;
 use crate::linux::address::AddressWatch;
@@ -39,8 +38,8 @@ pub(super) fn run(flags: &Flags) -> anyhow::Result<()> {
     let health = Arc::new(HealthState::new(settings.sync_period, SystemClock));
     let servers = serve(&settings, &metrics, &health)?;
     let addresses = addresses(&kernel, &facts)?;
-    let service_health =
-        ServiceHealth::start(&servers, Arc::clone(&health), health_addresses(&settings, &facts, &addresses));
+    // Where they listen is known with the Node, before the first sync.
+    let service_health = ServiceHealth::start(&servers, Arc::clone(&health), PerFamily::default());
 
     let (to_sync, inbox) = mpsc::channel();
     let (sender, events) = mpsc::channel();
@@ -109,24 +108,6 @@ pub(super) fn addresses(kernel: &LinuxKernel, facts: &Facts) -> anyhow::Result<P
         all[family] = kernel.addresses(family).context("cannot list the addresses of this node")?;
     }
     Ok(all)
-}
-
-/// Where health-check node ports are served: wherever node ports are, as found at start.
-fn health_addresses(
-    settings: &Settings,
-    facts: &Facts,
-    addresses: &PerFamily<Vec<IpAddr>>,
-) -> PerFamily<ListenAddresses> {
-    let cidrs = node_port_cidrs(&settings.node_port_addresses, &node_ips(&[], settings.bind_address));
-    PerFamily::from_fn(|family| {
-        if !facts.families[family] {
-            return ListenAddresses::None;
-        }
-        match crate::config::node::matching_addresses(&cidrs[family], &addresses[family]) {
-            None => ListenAddresses::All,
-            Some(matching) => ListenAddresses::Only(matching),
-        }
-    })
 }
 
 fn watch_addresses(kernel: &LinuxKernel, to_sync: Sender<Message>) -> anyhow::Result<AddressWatch> {

@@ -4,6 +4,7 @@ use std::net::IpAddr;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, TryRecvError};
 use std::time::Duration;
 
+use crate::compile::NodeContext;
 use crate::kernel::Kernel;
 use crate::model::Change;
 use crate::net::PerFamily;
@@ -32,8 +33,8 @@ pub trait Observer: Send {
     fn queued(&mut self);
     /// So many changes wait for the next sync now.
     fn pending(&mut self, pending: Pending);
-    /// A sync ended.
-    fn synced(&mut self, report: &SyncReport, health_checks: &HealthChecks);
+    /// A sync for this node ended.
+    fn synced(&mut self, report: &SyncReport, node: &NodeContext, health_checks: &HealthChecks);
 }
 
 /// The sync thread's state.
@@ -118,7 +119,7 @@ impl<K: Kernel, C: Clock> Runner<K, C> {
         self.schedule.completed(self.engine.clock.now());
         if let Some(report) = report {
             self.queued = !report.healthy();
-            self.observer.synced(&report, self.engine.health_checks());
+            self.observer.synced(&report, self.engine.context(), self.engine.health_checks());
         }
         self.tell_pending();
     }
