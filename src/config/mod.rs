@@ -22,6 +22,9 @@ use crate::net::PerFamily;
 pub use file::ConfigFile;
 pub use flags::{Flags, LogFormat, normalize_flag_names};
 
+/// The one feature gate that matters here. Others are those of the whole cluster and none of our business.
+const EXTERNAL_IPS_GATE: &str = "AllowServiceExternalIPs";
+
 /// Everything that can be set, checked and with defaults in place.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Settings {
@@ -171,8 +174,9 @@ impl Settings {
     /// which were given in vain. All errors are reported, not only the first.
     pub fn resolve(flags: &Flags, file: Option<&ConfigFile>) -> Result<Settings, Vec<ConfigError>> {
         let mut raw = file.map_or_else(|| flags.to_raw(), |file| file.raw.clone());
-        if flags.hostname_override.is_some() {
-            raw.hostname_override.clone_from(&flags.hostname_override);
+        // Given but empty, it counts as not given; blank, it is an error.
+        if let Some(name) = flags.hostname_override.as_ref().filter(|name| !name.is_empty()) {
+            raw.hostname_override = Some(name.clone());
         }
         let mut settings = validate::validate(&raw)?;
         settings.master = flags.master.clone().filter(|master| !master.is_empty());
