@@ -14,7 +14,7 @@ use crate::cli::intake::Intake;
 use crate::cli::observer::Announcer;
 use crate::cli::once::{engine, engine_options};
 use crate::cli::start::{self, Prepare};
-use crate::config::{Flags, Settings};
+use crate::config::{self, Flags, Settings};
 use crate::health::{HealthState, Listen, Pages, Probe, Servers, ServiceHealth};
 use crate::iptables::base::{INVALID_COUNTER, LOCALHOST_COUNTER};
 use crate::kernel::Kernel;
@@ -34,6 +34,7 @@ pub(super) fn run(flags: &Flags) -> anyhow::Result<()> {
     let settings = start::settings(flags)?;
     let (kernel, facts) = start::kernel(&settings, Prepare::Yes)?;
     tracing::info!(version = env!("CARGO_PKG_VERSION"), mode = %settings.mode, node = %facts.node_name, "portolan");
+    config::advice(&settings, facts.families).iter().for_each(|remark| tracing::warn!("{remark}"));
     let metrics = Arc::new(metrics(&kernel, &facts)?);
     let health = Arc::new(HealthState::new(settings.sync_period, SystemClock));
     let servers = serve(&settings, &metrics, &health)?;

@@ -4,6 +4,7 @@
 //! as they were written; `validate` turns that into [`Settings`] or into everything that is wrong with it at once.
 //! With a file, most flags are ignored, as kube-proxy does it: see [`Settings::resolve`].
 
+mod advice;
 pub mod duration;
 mod file;
 mod flags;
@@ -19,6 +20,7 @@ use ipnet::IpNet;
 use crate::config::duration::GoDuration;
 use crate::net::PerFamily;
 
+pub use advice::advice;
 pub use file::ConfigFile;
 pub use flags::{Flags, LogFormat, normalize_flag_names};
 
