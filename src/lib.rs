@@ -2,7 +2,7 @@
 //!
 //! Kubernetes objects come in, a desired state is computed as a value, its difference from what the kernel holds is a
 //! value too, and one small layer makes the kernel agree. The layers, each of which may use those above it in this list
-//! (see ARCHITECTURE.md, and `cargo xtask tidy`, which checks it):
+//! (see ARCHITECTURE.md, and `tests/tidy.rs`, which checks it):
 //!
 //! - [`net`]: families, protocols
 //! - [`model`]: the cluster as values; [`kernel`]: what a kernel can hold and be asked

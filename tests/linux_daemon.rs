@@ -21,13 +21,19 @@ struct Daemon(Child);
 
 impl Daemon {
     fn start(server: &ApiServer) -> Daemon {
-        Daemon::start_with(server, |_| {})
+        Daemon::with(server, "nft", &[])
+    }
+
+    fn with(server: &ApiServer, variant: &str, flags: &[&str]) -> Daemon {
+        Daemon::start_with(server, |command| {
+            command.args(["--iptables-variant", variant]).args(flags);
+        })
     }
 
     fn start_with(server: &ApiServer, more: impl FnOnce(&mut Command)) -> Daemon {
         let mut command = Command::new(env!("CARGO_BIN_EXE_portolan"));
         command
-            .args(["--master", &server.url(), "--hostname-override", "node1", "--iptables-variant", "nft"])
+            .args(["--master", &server.url(), "--hostname-override", "node1"])
             .args(["--cluster-cidr", "10.244.0.0/16", "--iptables-min-sync-period", "100ms"])
             .stderr(Stdio::null());
         more(&mut command);
@@ -196,9 +202,7 @@ fn health_check_ports_are_served_where_node_ports_are() {
         }
         server.apply(balancer);
         server.apply(slice(&["10.244.0.2"]));
-        let _daemon = Daemon::start_with(&server, |command| {
-            command.args(["--nodeport-addresses", "primary"]);
-        });
+        let _daemon = Daemon::with(&server, "nft", &["--nodeport-addresses", "primary"]);
         wait_for("the node's address", || TcpStream::connect("192.0.2.1:31000").is_ok());
         assert!(TcpStream::connect("127.0.0.1:31000").is_err(), "not an address of the Node object");
         shell("ip addr del 192.0.2.1/32 dev lo");
@@ -232,9 +236,32 @@ fn a_proxy_whose_first_sync_never_succeeds_is_unhealthy() {
         }
         let path = format!("{}:{}", broken.path().display(), std::env::var("PATH").unwrap());
         let _daemon = Daemon::start_with(&server, |command| {
-            command.env("PATH", path).args(["--iptables-sync-period", "500ms"]);
+            command.env("PATH", path).args(["--iptables-variant", "nft", "--iptables-sync-period", "500ms"]);
         });
         wait_for("somebody listens", || TcpStream::connect(HEALTHZ).is_ok());
         wait_for("no health", || get(HEALTHZ, "/livez").0 == 503);
     });
+}
+
+#[test]
+fn rules_that_somebody_flushes_come_back_without_an_audit_on_its_period() {
+    for variant in ["nft", "legacy"] {
+        in_namespace(|| {
+            let server = ApiServer::start();
+            server.apply(service());
+            server.apply(slice(&["10.244.0.2"]));
+            let _daemon = Daemon::with(&server, variant, &["--iptables-sync-period", "1s"]);
+            let save = format!("iptables-{variant}-save -t nat");
+            let whole = || shell(&save).matches("KUBE-").count();
+            wait_for("the endpoint", || shell(&save).contains("10.244.0.2:8080"));
+            std::thread::sleep(Duration::from_millis(1500));
+            let (before, started) = (whole(), metric("portolan_processes_started_total"));
+            std::thread::sleep(Duration::from_millis(2500));
+            let idle = metric("portolan_processes_started_total") - started;
+            assert!(idle.abs() < f64::EPSILON, "{idle} processes were started while nothing happened");
+            shell(&format!("iptables-{variant} -t nat -F"));
+            wait_for("all rules again", || whole() == before);
+            assert!(metric("portolan_drift_total{ip_family=\"IPv4\",table=\"nat\"}") > 0.0);
+        });
+    }
 }

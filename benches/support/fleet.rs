@@ -31,7 +31,8 @@ impl Fleet {
         let objects = (0..self.services).flat_map(move |at| [self.add(at), self.endpoints(at, 0)]);
         let services = move || Change::Complete(Objects::Services((0..self.services).map(name).collect()));
         let slices = move || Change::Complete(Objects::Slices((0..self.services).map(slice_name).collect()));
-        objects.chain(std::iter::once_with(services)).chain(std::iter::once_with(slices))
+        let node = std::iter::once(Change::Complete(Objects::Node));
+        objects.chain(std::iter::once_with(services)).chain(std::iter::once_with(slices)).chain(node)
     }
 
     /// The Service with this number appears.

@@ -2,7 +2,7 @@
 
 use std::net::IpAddr;
 
-use portolan::kernel::{Claims, Flow, FlowQuery, Kernel, KernelError, Op, TableDump, TableId};
+use portolan::kernel::{Claims, Fingerprint, Flow, FlowQuery, Kernel, KernelError, Op, TableDump, TableId};
 use portolan::net::IpFamily;
 
 /// Counts what it is asked.
@@ -23,6 +23,10 @@ impl Kernel for NullKernel {
 
     fn addresses(&mut self, _: IpFamily) -> Result<Vec<IpAddr>, KernelError> {
         Ok(Vec::new())
+    }
+
+    fn fingerprint(&mut self) -> Option<Fingerprint> {
+        None
     }
 
     fn apply(&mut self, transaction: &[Op]) -> Vec<Result<(), KernelError>> {

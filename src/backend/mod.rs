@@ -13,6 +13,16 @@ pub enum RuleComments {
     Omit,
 }
 
+impl RuleComments {
+    /// Above this number of endpoints in a family they are left out.
+    const LARGE_CLUSTER_ENDPOINTS: usize = 1000;
+
+    /// What holds for a family with so many endpoints, usable or not, over all its service ports.
+    pub fn for_endpoints(count: usize) -> RuleComments {
+        if count > Self::LARGE_CLUSTER_ENDPOINTS { RuleComments::Omit } else { RuleComments::Keep }
+    }
+}
+
 /// The kernel objects that one owner (a Service, or the base) wants.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Fragment {

@@ -56,6 +56,7 @@ pub(super) fn engine_options(settings: &Settings, variant: Variant) -> Options {
             Variant::Legacy => usize::MAX,
         },
         full_interval: settings.full_sync_period,
+        check_interval: settings.sync_period,
         longest_retry: settings.sync_period,
         ..Options::default()
     }

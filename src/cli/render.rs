@@ -15,9 +15,6 @@ use crate::model::{Cluster, Note};
 use crate::net::{IpFamily, PerFamily};
 use crate::source::{Event, manifests};
 
-/// Above this number of endpoints in a family, comments are left out of endpoint and dispatch chains.
-const LARGE_CLUSTER_ENDPOINTS: usize = 1000;
-
 /// Prints what the manifests lead to, and on standard error what is wrong with them.
 pub(super) fn render(flags: &Flags) -> anyhow::Result<()> {
     let settings = start::settings(flags)?;
@@ -63,7 +60,7 @@ fn render_cluster(settings: &Settings, node_name: &str, cluster: &Cluster) -> St
     let plans: Vec<_> = names.iter().flat_map(|(name, entry)| compile_service(name, entry, &context)).collect();
     let comments = PerFamily::from_fn(|family| {
         let endpoints: usize = plans.iter().filter(|plan| plan.family == family).map(|plan| plan.endpoints.len()).sum();
-        if endpoints > LARGE_CLUSTER_ENDPOINTS { RuleComments::Omit } else { RuleComments::Keep }
+        RuleComments::for_endpoints(endpoints)
     });
     let mut services = Fragment::default();
     for plan in &plans {

@@ -43,8 +43,8 @@ pub(super) fn kernel(settings: &Settings, prepare: Prepare) -> anyhow::Result<(L
         IptablesVariant::Legacy => Some(Variant::Legacy),
     };
     // No family is demanded: which of them work is found out below.
-    let kernel =
-        LinuxKernel::new(linux::Options { variant, families: PerFamily::default(), ..linux::Options::default() })?;
+    let families = PerFamily::default();
+    let kernel = LinuxKernel::new(linux::Options { variant, families, ..linux::Options::default() })?;
     let families = PerFamily::from_fn(|family| {
         if !settings.families[family] {
             return false;
@@ -79,7 +79,7 @@ pub(super) fn kernel(settings: &Settings, prepare: Prepare) -> anyhow::Result<(L
     if prepare == Prepare::Yes {
         self::prepare(&kernel, &mut facts)?;
     }
-    Ok((kernel, facts))
+    Ok((kernel.with_families(families), facts))
 }
 
 /// Whether things that rules rely on may be set up.

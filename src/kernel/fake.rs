@@ -9,8 +9,8 @@ use std::net::IpAddr;
 
 use crate::kernel::chain::DigestBuilder;
 use crate::kernel::{
-    ChainClass, ChainKey, ChainName, Claims, ErrorKind, Flow, FlowQuery, FoundChain, Kernel, KernelError, Op,
-    Placement, Rule, RuleKey, Table, TableDump, TableId,
+    ChainClass, ChainKey, ChainName, Claims, ErrorKind, Fingerprint, Flow, FlowQuery, FoundChain, Kernel, KernelError,
+    Op, Placement, Rule, RuleKey, Table, TableDump, TableId,
 };
 use crate::net::{IpFamily, PerFamily};
 
@@ -32,6 +32,8 @@ pub struct FakeKernel {
     pub transactions: u64,
     /// Dumps so far: each stands for one process.
     pub dumps: u64,
+    /// Changes so far, by operations or through [`FakeKernel::chain_mut`].
+    pub generation: u64,
 }
 
 impl Default for FakeKernel {
@@ -50,6 +52,7 @@ impl Default for FakeKernel {
             addresses: PerFamily::default(),
             transactions: 0,
             dumps: 0,
+            generation: 0,
         }
     }
 }
@@ -62,6 +65,7 @@ impl FakeKernel {
 
     /// The rules of a chain, to change them as a foreign hand would.
     pub fn chain_mut(&mut self, key: &ChainKey) -> &mut Vec<String> {
+        self.generation += 1;
         self.tables.entry(key.table).or_default().entry(key.name).or_default()
     }
 
@@ -300,7 +304,12 @@ impl Kernel for FakeKernel {
         Ok(self.addresses[family].clone())
     }
 
+    fn fingerprint(&mut self) -> Option<Fingerprint> {
+        Some(Fingerprint(self.generation))
+    }
+
     fn apply(&mut self, transaction: &[Op]) -> Vec<Result<(), KernelError>> {
+        self.generation += 1;
         let mut results: Vec<Result<(), KernelError>> = vec![Ok(()); transaction.len()];
         let mut sections: BTreeMap<Section, Vec<(usize, &Op)>> = BTreeMap::new();
         for (at, op) in transaction.iter().enumerate() {

@@ -2,7 +2,7 @@
 
 use std::net::IpAddr;
 
-use crate::kernel::{Claims, ErrorKind, Flow, FlowQuery, Kernel, KernelError, Op, TableDump, TableId};
+use crate::kernel::{Claims, ErrorKind, Fingerprint, Flow, FlowQuery, Kernel, KernelError, Op, TableDump, TableId};
 use crate::net::IpFamily;
 
 /// Which request fails, and how.
@@ -77,6 +77,10 @@ impl<K: Kernel> Kernel for FaultyKernel<K> {
         self.inner.addresses(family)
     }
 
+    fn fingerprint(&mut self) -> Option<Fingerprint> {
+        self.inner.fingerprint()
+    }
+
     fn apply(&mut self, transaction: &[Op]) -> Vec<Result<(), KernelError>> {
         let first = self.operations;
         self.operations += transaction.len();
@@ -134,6 +138,10 @@ impl<K: Kernel> Kernel for RecordingKernel<K> {
 
     fn addresses(&mut self, family: IpFamily) -> Result<Vec<IpAddr>, KernelError> {
         self.inner.addresses(family)
+    }
+
+    fn fingerprint(&mut self) -> Option<Fingerprint> {
+        self.inner.fingerprint()
     }
 
     fn apply(&mut self, transaction: &[Op]) -> Vec<Result<(), KernelError>> {

@@ -20,7 +20,7 @@ pub use flow::{Flow, FlowQuery};
 pub use op::{ErrorKind, KernelError, Op};
 pub use rule::Rule;
 pub use rule_text::{Parsed, RuleParseError};
-pub use state::{ChainClass, Claims, FoundChain, Placement, RuleKey, TableDump};
+pub use state::{ChainClass, Claims, Fingerprint, FoundChain, Placement, RuleKey, TableDump};
 
 /// The kernel of one network namespace, as the sync engine sees it.
 ///
@@ -47,6 +47,10 @@ pub trait Kernel {
 
     /// The addresses of all interfaces in one family, loopback included, sorted and without repetitions.
     fn addresses(&mut self, family: IpFamily) -> Result<Vec<std::net::IpAddr>, KernelError>;
+
+    /// Something that tells cheaply whether anybody has changed the rules since it was last asked for: no program is
+    /// started and nothing is read. `None`: it can't be told; and equal ones do not prove that nothing changed.
+    fn fingerprint(&mut self) -> Option<Fingerprint>;
 
     /// Carries out one transaction.
     fn apply(&mut self, transaction: &[Op]) -> Vec<Result<(), KernelError>>;

@@ -5,6 +5,10 @@ use std::sync::Arc;
 
 use crate::kernel::{ChainKey, ChainName, Digest, TableId};
 
+/// A number that is another one after any change of the rules, as far as the kernel can tell without being read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Fingerprint(pub u64);
+
 /// Where a rule of a shared chain goes when it is added.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Placement {

@@ -11,6 +11,7 @@ pub mod command;
 mod conntrack;
 pub mod counters;
 mod failure;
+mod fingerprint;
 pub mod iptables;
 mod script;
 pub mod sysctl;
@@ -22,7 +23,7 @@ use std::ffi::OsString;
 use std::net::IpAddr;
 use std::time::Duration;
 
-use crate::kernel::{Claims, ErrorKind, Flow, FlowQuery, Kernel, KernelError, Op, TableDump, TableId};
+use crate::kernel::{Claims, ErrorKind, Fingerprint, Flow, FlowQuery, Kernel, KernelError, Op, TableDump, TableId};
 use crate::net::{IpFamily, PerFamily};
 
 pub use iptables::{Tools, Variant};
@@ -75,6 +76,7 @@ pub struct Features {
 #[derive(Clone, Debug)]
 pub struct LinuxKernel {
     tools: Tools,
+    families: PerFamily<bool>,
 }
 
 impl LinuxKernel {
@@ -82,7 +84,7 @@ impl LinuxKernel {
     pub fn new(options: Options) -> Result<LinuxKernel, KernelError> {
         let variant = options.variant.unwrap_or_else(|| Variant::detect(&options.environment));
         let tools = Tools::new(variant, options.environment, options.deadline, options.lock_wait);
-        let kernel = LinuxKernel { tools };
+        let kernel = LinuxKernel { tools, families: options.families };
         for family in IpFamily::ALL.into_iter().filter(|family| options.families[*family]) {
             kernel.check_family(family)?;
         }
@@ -92,6 +94,12 @@ impl LinuxKernel {
     /// The tools that are used.
     pub fn tools(&self) -> &Tools {
         &self.tools
+    }
+
+    /// The same kernel, of which only these families are looked at.
+    pub fn with_families(mut self, families: PerFamily<bool>) -> LinuxKernel {
+        self.families = families;
+        self
     }
 
     /// Which families this node can serve.
@@ -150,6 +158,10 @@ impl Kernel for LinuxKernel {
 
     fn addresses(&mut self, family: IpFamily) -> Result<Vec<IpAddr>, KernelError> {
         address::addresses(family, NETLINK_TIMEOUT)
+    }
+
+    fn fingerprint(&mut self) -> Option<Fingerprint> {
+        fingerprint::fingerprint(self.tools.variant(), self.families, NETLINK_TIMEOUT)
     }
 
     fn apply(&mut self, transaction: &[Op]) -> Vec<Result<(), KernelError>> {

@@ -46,6 +46,22 @@ impl<'a> Attribute<'a> {
         self.array().map(u32::from_be_bytes)
     }
 
+    /// A 16-bit number in the order of this machine.
+    pub fn u16_native(&self) -> Result<u16, DecodeError> {
+        self.array().map(u16::from_ne_bytes)
+    }
+
+    /// A 32-bit number in the order of this machine.
+    pub fn u32_native(&self) -> Result<u32, DecodeError> {
+        self.array().map(u32::from_ne_bytes)
+    }
+
+    /// Two 32-bit numbers in the order of this machine, one behind the other.
+    pub fn u32_pair_native(&self) -> Result<(u32, u32), DecodeError> {
+        let [a, b, c, d, e, f, g, h] = self.array()?;
+        Ok((u32::from_ne_bytes([a, b, c, d]), u32::from_ne_bytes([e, f, g, h])))
+    }
+
     /// A 64-bit number in network byte order.
     pub fn u64_be(&self) -> Result<u64, DecodeError> {
         self.array().map(u64::from_be_bytes)

@@ -13,6 +13,8 @@ pub const ACK: u16 = 0x4;
 pub const DUMP_INTERRUPTED: u16 = 0x10;
 /// `NLM_F_DUMP`.
 pub const DUMP: u16 = 0x300;
+/// `NLM_F_REPLACE`: put it into the place of what exists.
+pub const REPLACE: u16 = 0x100;
 /// `NLM_F_EXCL`: fail if it exists.
 pub const EXCLUSIVE: u16 = 0x200;
 /// `NLM_F_CREATE`.
@@ -78,10 +80,21 @@ impl Message<'_> {
             0 => Ok(()),
             // Not every positive number is nonsense: a done message of a dump may carry its length.
             code if code > 0 => Ok(()),
-            code => {
-                Err(NetlinkError::Refused { errno: code.saturating_neg(), explanation: self.explanation(rest, echo) })
-            }
+            code => Err(NetlinkError::Refused {
+                errno: code.saturating_neg(),
+                explanation: self.explanation(rest, echo),
+                echo: if echo == 0 { Vec::new() } else { self.echo(rest).to_vec() },
+            }),
         }
+    }
+
+    /// The request as an error message gives it back: its header, and what follows unless that was cut off.
+    fn echo<'a>(&self, rest: &'a [u8]) -> &'a [u8] {
+        let length = match rest.first_chunk::<4>() {
+            Some(length) if self.flags & CAPPED == 0 => usize::try_from(u32::from_ne_bytes(*length)).unwrap_or(HEADER),
+            _ => HEADER,
+        };
+        rest.get(..length).unwrap_or(rest)
     }
 
     fn explanation(&self, rest: &[u8], echo: usize) -> Option<String> {
@@ -153,6 +166,11 @@ pub struct Request {
 }
 
 impl Request {
+    /// How many bytes it takes in a datagram.
+    pub fn size(&self) -> usize {
+        padded(HEADER + self.payload.len())
+    }
+
     /// Appends the message with its header, padded to four bytes.
     pub fn write(&self, flags: u16, sequence: u32, out: &mut Vec<u8>) {
         let length = u32::try_from(HEADER + self.payload.len()).unwrap_or(u32::MAX);

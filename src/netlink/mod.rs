@@ -1,16 +1,23 @@
 //! Netlink: messages as values, and one blocking socket.
 //!
 //! - [`attribute`] and [`message`]: framing that every family shares;
-//! - [`ctnetlink`], [`rtnetlink`], [`acct`]: the families, as pure codecs;
+//! - [`ctnetlink`], [`ipset`], [`acct`], [`nftables`] (netfilter), [`rtnetlink`], [`link`], [`route`] (routing), [`genl`],
+//!   [`ipvs`] (generic netlink): the families, as pure codecs;
 //! - [`socket`]: the only effect.
 //!
 //! Layouts and numbers: `linux/netlink.h`, `linux/netfilter/nfnetlink_conntrack.h`, `linux/rtnetlink.h`,
-//! `linux/netfilter/nfnetlink_acct.h`.
+//! `linux/netfilter/nfnetlink_acct.h`, `linux/netfilter/ipset/ip_set.h`, `linux/genetlink.h`, `linux/ip_vs.h`.
 
 pub mod acct;
 pub mod attribute;
 pub mod ctnetlink;
+pub mod genl;
+pub mod ipset;
+pub mod ipvs;
+pub mod link;
 pub mod message;
+pub mod nftables;
+pub mod route;
 pub mod rtnetlink;
 pub mod socket;
 
@@ -26,6 +33,8 @@ pub mod errno {
     pub const EPERM: i32 = 1;
     /// No such entry.
     pub const ENOENT: i32 = 2;
+    /// No such process; IPVS says so for services, routing for routes.
+    pub const ESRCH: i32 = 3;
     /// Interrupted.
     pub const EINTR: i32 = 4;
     /// Try again.
@@ -38,16 +47,22 @@ pub mod errno {
     pub const EBUSY: i32 = 16;
     /// Exists.
     pub const EEXIST: i32 = 17;
+    /// No such device.
+    pub const ENODEV: i32 = 19;
     /// Invalid argument.
     pub const EINVAL: i32 = 22;
     /// No space, or a limit is reached.
     pub const ENOSPC: i32 = 28;
+    /// A number out of its range.
+    pub const ERANGE: i32 = 34;
     /// A protocol or family that the kernel was built without.
     pub const EPROTONOSUPPORT: i32 = 93;
     /// Not supported.
     pub const EOPNOTSUPP: i32 = 95;
     /// An address family that the kernel was built without.
     pub const EAFNOSUPPORT: i32 = 97;
+    /// No such address.
+    pub const EADDRNOTAVAIL: i32 = 99;
     /// The receive buffer was too small for all answers.
     pub const ENOBUFS: i32 = 105;
 }
@@ -67,6 +82,9 @@ pub enum NetlinkError {
         errno: i32,
         /// The kernel's words (`NLMSGERR_ATTR_MSG`), if it had any.
         explanation: Option<String>,
+        /// The refused request, header included, as the kernel gives it back; only the header where the rest was cut
+        /// off, nothing at the end of a dump. [`ipset`] finds the failing element there.
+        echo: Vec<u8>,
     },
     /// The socket failed.
     #[error("netlink socket: {}", errno_text(*errno))]
@@ -75,7 +93,9 @@ pub enum NetlinkError {
         errno: i32,
     },
     /// Answers were lost, since the receive buffer was full.
-    #[error("netlink answers were lost: the receive buffer is too small")]
+    ///
+    /// Requests that end like this may have been carried out or not: read the state again before going on.
+    #[error("netlink answers were lost, the state has to be read again: the receive buffer is too small")]
     Overrun,
     /// No answer in time.
     #[error("the kernel did not answer a netlink request in time")]
@@ -98,7 +118,7 @@ impl NetlinkError {
         match self {
             NetlinkError::Refused { errno, .. } | NetlinkError::Socket { errno } => match *errno {
                 errno::EPERM | errno::EACCES => ErrorKind::Denied,
-                errno::ENOENT => ErrorKind::NotFound,
+                errno::ENOENT | errno::ESRCH | errno::ENODEV | errno::EADDRNOTAVAIL => ErrorKind::NotFound,
                 errno::EEXIST => ErrorKind::Exists,
                 errno::EBUSY => ErrorKind::Busy,
                 errno::ENOMEM | errno::ENOSPC => ErrorKind::NoSpace,

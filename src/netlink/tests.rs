@@ -1,5 +1,7 @@
 //! Bytes captured from Linux 6.18, and laws.
 
+use std::path::Path;
+
 use proptest::collection::vec;
 use proptest::prelude::*;
 
@@ -7,8 +9,11 @@ use crate::kernel::{ErrorKind, Flow, FlowQuery};
 use crate::net::{IpFamily, Protocol};
 use crate::netlink::attribute::{NESTED, attributes, push};
 use crate::netlink::ctnetlink::{self, Tuple};
+use crate::netlink::link::Link;
 use crate::netlink::message::{ACK, DUMP, Message, Reply, Request, messages};
-use crate::netlink::{NetlinkError, acct, errno, rtnetlink};
+use crate::netlink::route::Route;
+use crate::netlink::rtnetlink::InterfaceAddress;
+use crate::netlink::{NetlinkError, acct, errno, genl, link, route, rtnetlink};
 
 /// A UDP flow from `10.0.0.9:1234` to `10.96.0.10:53` in zone 7, translated to `10.180.0.1:5353`.
 const UDP_FLOW: &str = "\
@@ -28,6 +33,24 @@ const TCP_FLOW: &str = "\
 
 fn bytes(hex: &str) -> Vec<u8> {
     (0..hex.len()).step_by(2).map(|at| u8::from_str_radix(&hex[at..at + 2], 16).unwrap()).collect()
+}
+
+/// What a program sent and received, as `tests/fixtures/netlink` has it: lines of `>` or `<` and a datagram.
+pub(super) fn captured(name: &str) -> (Vec<Vec<u8>>, Vec<Vec<u8>>) {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/netlink").join(name).with_extension("hex");
+    let text = std::fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
+    let lines = |mark: &str| text.lines().filter_map(|line| Some(bytes(line.strip_prefix(mark)?))).collect();
+    (lines("> "), lines("< "))
+}
+
+/// All messages of some datagrams.
+pub(super) fn all_messages(datagrams: &[Vec<u8>]) -> Vec<Message<'_>> {
+    datagrams.iter().flat_map(|datagram| messages(datagram)).map(Result::unwrap).collect()
+}
+
+/// A request as the kernel would see it, and its payload as a message.
+pub(super) fn sent(request: &Request) -> Message<'_> {
+    Message { kind: request.kind, flags: request.flags, sequence: 1, port: 0, payload: &request.payload }
 }
 
 fn flow_in(datagram: &[u8]) -> Flow {
@@ -105,17 +128,19 @@ fn error_message(code: i32, echoed: u32, flags: u16, explanation: Option<&str>) 
 #[test]
 fn refusals_carry_the_kernels_words() {
     let reply = |datagram: &[u8]| messages(datagram).next().unwrap().unwrap().reply().unwrap();
-    let refused = |explanation: Option<&str>| {
-        let explanation = explanation.map(str::to_owned);
-        Reply::End(Err(NetlinkError::Refused { errno: errno::EINVAL, explanation }))
+    let mut request = Vec::new();
+    Request { kind: 20, flags: 0, payload: vec![0; 16] }.write(0, 7, &mut request);
+    let refused = |explanation: Option<&str>, echoed: usize| {
+        let (explanation, echo) = (explanation.map(str::to_owned), request[..echoed].to_vec());
+        Reply::End(Err(NetlinkError::Refused { errno: errno::EINVAL, explanation, echo }))
     };
     assert_eq!(reply(&error_message(0, 32, 0, None)), Reply::End(Ok(())));
-    assert_eq!(reply(&error_message(-22, 32, 0, None)), refused(None));
-    for flags in [0x200, 0x300] {
+    assert_eq!(reply(&error_message(-22, 32, 0, None)), refused(None, 32));
+    for (flags, echoed) in [(0x200, 32), (0x300, 16)] {
         let words = "ipv4: Invalid prefix length";
-        assert_eq!(reply(&error_message(-22, 32, flags, Some(words))), refused(Some(words)));
+        assert_eq!(reply(&error_message(-22, 32, flags, Some(words))), refused(Some(words), echoed));
     }
-    let error = NetlinkError::Refused { errno: errno::EEXIST, explanation: Some("why".to_owned()) };
+    let error = NetlinkError::Refused { errno: errno::EEXIST, explanation: Some("why".to_owned()), echo: Vec::new() };
     assert_eq!(error.kind(), ErrorKind::Exists);
     assert_eq!(error.to_kernel_error("adding x").to_string(), "adding x: File exists (os error 17) (why)");
 }
@@ -140,6 +165,73 @@ fn counters_are_read() {
     let message = Message { kind: 0x700, flags: 0, sequence: 1, port: 0, payload: &payload };
     let expected = acct::Counter { name: "portolan".to_owned(), packets: 3, bytes: 99 };
     assert_eq!(acct::decode_counter(&message).unwrap(), Some(expected));
+}
+
+#[test]
+fn a_captured_family_is_read() {
+    let (asked, answers) = captured("ipvs_service_add_tcp");
+    assert_eq!(genl::get_family("IPVS").payload, all_messages(&asked)[0].payload);
+    let family = genl::decode_family(&all_messages(&answers)[0]).unwrap().unwrap();
+    assert_eq!(family, genl::Family { id: 28, name: "IPVS".to_owned(), version: 1, header_size: 0 });
+}
+
+#[test]
+fn captured_interfaces_are_read() {
+    let (made, _) = captured("link_add_dummy");
+    let dummy = Link { name: "kube-ipvs0".to_owned(), kind: Some("dummy".to_owned()), ..Link::default() };
+    assert_eq!(link::decode(&all_messages(&made)[0]).unwrap(), Some(dummy.clone()));
+    assert_eq!(link::decode(&sent(&link::create("kube-ipvs0", link::DUMMY))).unwrap(), Some(dummy.clone()));
+    let (_, shown) = captured("link_show");
+    let found = link::decode(&all_messages(&shown)[0]).unwrap().unwrap();
+    // IFF_BROADCAST | IFF_NOARP
+    assert_eq!(found, Link { index: 2, flags: 0x82, ..dummy });
+    assert!(!found.is_up());
+    let (deleted, _) = captured("link_delete");
+    assert_eq!(all_messages(&deleted).last().unwrap().payload, link::delete(2).payload);
+    let (_, refused) = captured("link_missing");
+    let Reply::End(Err(error)) = all_messages(&refused).last().unwrap().reply().unwrap() else { panic!() };
+    assert_eq!(error.kind(), ErrorKind::NotFound);
+}
+
+#[test]
+fn captured_addresses_are_read() {
+    let mut v4 = InterfaceAddress::host(2, "10.96.0.1".parse().unwrap());
+    v4.flags = rtnetlink::NO_PREFIX_ROUTE;
+    let mut v6 = InterfaceAddress::host(2, "fd00:96::1".parse().unwrap());
+    v6.flags = rtnetlink::NO_PREFIX_ROUTE | rtnetlink::NO_DUPLICATE_DETECTION;
+    v6.preferred = 0;
+    let sorted = |payload: &[u8]| {
+        let mut list: Vec<_> = attributes(&payload[8..]).map(|one| one.unwrap().payload.to_vec()).collect();
+        list.sort();
+        (payload[..8].to_vec(), list)
+    };
+    for (name, address) in [("address_add_ipv4", v4), ("address_add_ipv6", v6)] {
+        let (made, _) = captured(name);
+        assert_eq!(sorted(all_messages(&made)[0].payload), sorted(&rtnetlink::add_address(&address).payload), "{name}");
+    }
+    let (_, shown) = captured("address_show");
+    let read = |message: &Message<'_>| rtnetlink::decode_address(message).unwrap();
+    let found: Vec<_> = all_messages(&shown).iter().filter_map(read).filter(|found| found.interface == 2).collect();
+    // The kernel adds IFA_F_PERMANENT, and IFA_F_DEPRECATED to what is never preferred.
+    v4.flags |= 0x80;
+    v6.flags |= 0xa0;
+    assert_eq!(found[..2], [v4, v6]);
+}
+
+#[test]
+fn captured_routes_are_read() {
+    let v4 = Route::local("10.96.0.0/12".parse().unwrap(), 2, Some("10.9.0.1".parse().unwrap()), 99);
+    let v6 = Route::local("fd00:96::/112".parse().unwrap(), 2, Some("fd09::1".parse().unwrap()), 99);
+    for (made, shown, route) in
+        [("route_add_local", "route_show_local", v4), ("route_add_local6", "route_show_local6", v6)]
+    {
+        let (made, _) = captured(made);
+        assert_eq!(route::decode(&all_messages(&made)[0]).unwrap(), Some(route));
+        let (_, shown) = captured(shown);
+        let routes: Vec<_> =
+            all_messages(&shown).iter().filter_map(|message| route::decode(message).unwrap()).collect();
+        assert!(routes.contains(&route), "{routes:?}");
+    }
 }
 
 fn any_tuple() -> impl Strategy<Value = Tuple> {
@@ -193,6 +285,31 @@ proptest! {
     }
 
     #[test]
+    fn addresses_links_and_routes_survive_being_written_and_read(
+        address: std::net::IpAddr, length: u8, numbers: [u32; 3], bytes: [u8; 3], source: bool,
+    ) {
+        let mut made = InterfaceAddress::host(numbers[0], address);
+        made.flags = numbers[1];
+        made.preferred = numbers[2];
+        let deleted = InterfaceAddress { present: false, ..made };
+        prop_assert_eq!(rtnetlink::decode_address(&sent(&rtnetlink::add_address(&made))).unwrap(), Some(made));
+        prop_assert_eq!(rtnetlink::decode_address(&sent(&rtnetlink::delete_address(&made))).unwrap(), Some(deleted));
+
+        let prefix = length % (IpFamily::of(address).host_prefix() + 1);
+        let net = ipnet::IpNet::new(address, prefix).unwrap();
+        let local = Route::local(net, numbers[0], source.then_some(address), bytes[0]);
+        let other = Route { kind: bytes[1], scope: bytes[2], table: numbers[1], interface: None, ..local };
+        for route in [local, other] {
+            for request in [route::add(&route), route::replace(&route), route::delete(&route)] {
+                prop_assert_eq!(route::decode(&sent(&request)).unwrap(), Some(route));
+            }
+        }
+
+        let up = link::decode(&sent(&link::set_up(numbers[0], true))).unwrap().unwrap();
+        prop_assert_eq!((up.index, up.is_up()), (numbers[0], true));
+    }
+
+    #[test]
     fn no_datagram_makes_a_decoder_panic(garbage in vec(any::<u8>(), 0..200), at in 0..288_usize, value: u8) {
         let mut spoiled = bytes(TCP_FLOW);
         spoiled[at] = value;
@@ -200,6 +317,7 @@ proptest! {
             for message in messages(&datagram).flatten() {
                 let _ = (message.reply(), ctnetlink::decode_flow(&message));
                 let _ = (rtnetlink::decode_address(&message), acct::decode_counter(&message));
+                let _ = (link::decode(&message), route::decode(&message), genl::decode_family(&message));
             }
         }
     }

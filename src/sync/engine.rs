@@ -16,10 +16,8 @@ use crate::sync::ledger::Ledger;
 use crate::sync::owner::{OwnerId, Owners, Retry};
 use crate::sync::program::{Plan, Programmer, Tally, plan_owner};
 use crate::sync::schedule::backoff;
+use crate::sync::watch::Watch;
 use crate::sync::{FailedOwner, HealthCheck, HealthChecks, Pending, SyncKind, SyncReport};
-
-/// Above this number of endpoints in a family, comments in endpoint and dispatch chains are left out.
-const LARGE_CLUSTER_ENDPOINTS: u32 = 1000;
 
 /// Makes a node context from the settings that it was made with, the Node and the node's addresses.
 pub type ContextOf = Box<dyn Fn(&Node, &PerFamily<Vec<IpAddr>>) -> NodeContext + Send>;
@@ -32,6 +30,9 @@ pub struct Options {
     pub operations_per_transaction: usize,
     /// After this time without one, a full sync reads the kernel and compares everything (the audit).
     pub full_interval: Duration,
+    /// How often to look whether anybody else has changed the rules, which costs no more than a system call or two. If so,
+    /// a full sync follows.
+    pub check_interval: Duration,
     /// The first wait after a failure; it doubles with each further one.
     pub first_retry: Duration,
     /// The longest wait after a failure.
@@ -43,6 +44,7 @@ impl Default for Options {
         Options {
             operations_per_transaction: 500,
             full_interval: Duration::from_secs(900),
+            check_interval: Duration::from_secs(30),
             first_retry: Duration::from_millis(200),
             longest_retry: Duration::from_secs(30),
         }
@@ -87,16 +89,17 @@ pub struct Engine<K, C> {
     started: SystemTime,
     /// Tables that were read at least once: nothing is written to one that was not.
     observed: BTreeSet<TableId>,
+    pub(super) watch: Watch,
 }
 
 /// What one sync gathers on its way.
-struct Run {
-    start: Instant,
-    kind: SyncKind,
+pub(super) struct Run {
+    pub(super) start: Instant,
+    pub(super) kind: SyncKind,
     tally: Tally,
     dump_duration: Duration,
     compiled: usize,
-    drift: BTreeMap<TableId, u64>,
+    pub(super) drift: BTreeMap<TableId, u64>,
     inconsistent: u64,
     failed_dumps: Vec<(TableId, KernelError)>,
     /// Everyone whose objects were looked at.
@@ -128,6 +131,7 @@ impl<K: Kernel, C: Clock> Engine<K, C> {
             health_checks: HealthChecks::new(),
             started,
             observed: BTreeSet::new(),
+            watch: Watch::default(),
         }
     }
 
@@ -140,8 +144,7 @@ impl<K: Kernel, C: Clock> Engine<K, C> {
             Change::Slice(_, None) | Change::Service(..) | Change::Node(_) | Change::Complete(_) => None,
         };
         let removes_slice = matches!(change, Change::Slice(_, None));
-        let is_service = matches!(change, Change::Service(..));
-        let is_slice = matches!(change, Change::Slice(..));
+        let (is_service, is_slice) = (matches!(change, Change::Service(..)), matches!(change, Change::Slice(..)));
         let was_synced = self.cluster.synced();
         match self.cluster.apply(change) {
             Dirty::Nothing => {}
@@ -153,9 +156,7 @@ impl<K: Kernel, C: Clock> Engine<K, C> {
                     names.iter().for_each(|name| drop(self.triggers.remove(name)));
                 }
                 self.work.changed_slices += usize::from(is_slice);
-                if is_service {
-                    self.work.changed_services.extend(names.iter().cloned());
-                }
+                self.work.changed_services.extend(names.iter().filter(|_| is_service).cloned());
                 self.work.services.extend(names);
                 self.mark_due();
             }
@@ -228,6 +229,8 @@ impl<K: Kernel, C: Clock> Engine<K, C> {
         if !self.cluster.synced() {
             return None;
         }
+        // What a foreign hand did since the last sync would be hidden by what this one does.
+        self.check();
         let mut run = self.begin();
         let names = self.collect_work(&mut run);
         self.program(&names, &mut run);
@@ -236,6 +239,7 @@ impl<K: Kernel, C: Clock> Engine<K, C> {
         }
         let programmed = self.settle(&mut run);
         let flow_cleanup = self.clean_flows();
+        self.remember_rules(&run);
         Some(self.report(run, programmed, flow_cleanup))
     }
 
@@ -436,8 +440,7 @@ impl<K: Kernel, C: Clock> Engine<K, C> {
     fn lower(&self, plans: &[ServicePortPlan]) -> Fragment {
         let mut fragment = Fragment::default();
         for plan in plans {
-            let large = self.owners.sums[plan.family].endpoints > LARGE_CLUSTER_ENDPOINTS;
-            let comments = if large { RuleComments::Omit } else { RuleComments::Keep };
+            let comments = RuleComments::for_endpoints(self.owners.sums[plan.family].endpoints as usize);
             self.backend.lower(plan, &self.context, comments, &mut fragment);
         }
         fragment

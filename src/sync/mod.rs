@@ -22,6 +22,7 @@ mod report;
 mod runner;
 mod schedule;
 mod tracked;
+mod watch;
 
 pub use engine::{ContextOf, Engine, Options};
 pub use report::{

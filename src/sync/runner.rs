@@ -78,14 +78,24 @@ impl<K: Kernel, C: Clock> Runner<K, C> {
                     Err(TryRecvError::Empty) => break,
                 }
             }
-            if self.wait().is_zero() {
+            let now = self.engine.clock.now();
+            if self.engine.check_due().is_some_and(|due| due <= now) {
+                self.engine.check();
+            }
+            if self.until_sync().is_zero() {
                 self.sync();
             }
         }
     }
 
-    /// How long until the next sync.
+    /// How long until there is something to do.
     fn wait(&self) -> Duration {
+        let check = self.engine.check_due().map(|due| due.saturating_duration_since(self.engine.clock.now()));
+        check.unwrap_or(IDLE).min(self.until_sync())
+    }
+
+    /// How long until the next sync.
+    fn until_sync(&self) -> Duration {
         match self.engine.due() {
             Some(due) => self.schedule.start(due).saturating_duration_since(self.engine.clock.now()),
             None => IDLE,

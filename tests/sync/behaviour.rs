@@ -362,3 +362,53 @@ fn one_service_that_the_kernel_refuses_does_not_make_the_node_unhealthy() {
     let report = picky.sync();
     assert!(!report.success() && report.healthy());
 }
+
+#[test]
+fn a_foreign_change_is_noticed_without_reading_the_tables_and_repaired() {
+    let mut rig = fake();
+    rig.apply(web().initial());
+    rig.sync();
+    let dumps = rig.engine.kernel().dumps;
+    rig.clock.advance(Options::default().check_interval);
+    rig.engine.check();
+    assert!(!rig.engine.has_work(), "nothing happened");
+    assert_eq!(rig.engine.kernel().dumps, dumps);
+
+    rig.engine.kernel_mut().chain_mut(&services_chain()).clear();
+    assert!(rig.engine.check_due().unwrap() <= rig.clock.now() + Options::default().check_interval);
+    rig.engine.check();
+    assert!(rig.engine.has_work());
+    assert_eq!(rig.sync().drift[&NAT], 2);
+    assert_eq!(rig.text(), from_scratch(&web()));
+}
+
+#[test]
+fn a_change_of_ours_does_not_hide_a_foreign_one() {
+    let mut rig = fake();
+    rig.apply(web().initial());
+    rig.sync();
+    rig.engine.kernel_mut().chain_mut(&services_chain()).clear();
+    let world = web().service("api", 2, |_| {});
+    rig.apply(web().changes_to(&world));
+    assert_eq!(rig.sync().kind, SyncKind::Full);
+    assert_eq!(rig.text(), from_scratch(&world));
+}
+
+#[test]
+fn other_programs_that_change_rules_all_the_time_cause_few_audits() {
+    let mut rig = fake();
+    rig.apply(web().initial());
+    rig.sync();
+    let foreign = ChainKey::new(IpFamily::V4, Table::Filter, names::HOST_FORWARD);
+    let mut audits = 0;
+    for at in 0..60 {
+        rig.engine.kernel_mut().chain_mut(&foreign).push(format!("-s 192.0.2.{at}/32 -j DROP"));
+        rig.clock.advance(Options::default().check_interval);
+        rig.engine.check();
+        if rig.engine.has_work() {
+            assert_eq!(rig.sync().kind, SyncKind::Full);
+            audits += 1;
+        }
+    }
+    assert!((2..=7).contains(&audits), "{audits} audits in half an hour");
+}

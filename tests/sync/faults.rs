@@ -149,6 +149,10 @@ impl Kernel for Picky {
         self.inner.addresses(family)
     }
 
+    fn fingerprint(&mut self) -> Option<portolan::kernel::Fingerprint> {
+        self.inner.fingerprint()
+    }
+
     fn apply(&mut self, transaction: &[Op]) -> Vec<Result<(), KernelError>> {
         let Some(first) = transaction.iter().position(|op| self.refuses(op)) else {
             return self.inner.apply(transaction);

@@ -1,9 +1,11 @@
 //! Chores that need more than a line of shell: `cargo xtask <command>`.
 //!
+//! - `lab`: runs a command as root on a kernel that has `ip_vs` (docs/lab.md).
 //! - `licences`: every dependency's licence is on the allow list in `deny.toml`. `cargo deny` checks the same and more,
 //!   but takes minutes to build where it is not installed, and this check must run everywhere.
 //! - `tidy`: the rules in `tests/tidy.rs`.
 
+mod lab;
 mod licences;
 
 use std::process::{Command, ExitCode};
@@ -11,10 +13,11 @@ use std::process::{Command, ExitCode};
 fn main() -> ExitCode {
     let command = std::env::args().nth(1);
     match command.as_deref() {
+        Some("lab") => lab::run(std::env::args_os().skip(2)),
         Some("licences") => licences::run(),
         Some("tidy") => tidy(),
         other => {
-            eprintln!("xtask: {} is not a command; there are: licences, tidy", other.unwrap_or("nothing"));
+            eprintln!("xtask: {} is not a command; there are: lab, licences, tidy", other.unwrap_or("nothing"));
             ExitCode::from(2)
         }
     }
