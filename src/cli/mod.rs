@@ -85,10 +85,23 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
     match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("portolan: {error:#}");
+            eprintln!("portolan: {}", explain(&error));
             ExitCode::FAILURE
         }
     }
+}
+
+/// An error with its causes. Many errors of libraries name their cause in their own text; it is not said twice.
+fn explain(error: &anyhow::Error) -> String {
+    let mut text = String::new();
+    for cause in error.chain().map(ToString::to_string) {
+        if text.is_empty() {
+            text = cause;
+        } else if !text.contains(&cause) {
+            text = format!("{text}: {cause}");
+        }
+    }
+    text
 }
 
 fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Cli, clap::Error> {
@@ -150,6 +163,16 @@ mod tests {
         };
         assert_eq!((flags.proxy_mode.as_deref(), flags.manifests.as_deref()), (Some("iptables"), Some("dir")));
         assert!(parsed("portolan sync --manifests dir").is_err(), "sync needs --once");
+    }
+
+    #[test]
+    fn a_cause_is_said_once() {
+        let cause = anyhow::anyhow!("no such file");
+        assert_eq!(
+            explain(&cause.context("cannot read x: no such file").context("start")),
+            "start: cannot read x: no such file"
+        );
+        assert_eq!(explain(&anyhow::anyhow!("denied").context("cannot read x")), "cannot read x: denied");
     }
 
     #[test]

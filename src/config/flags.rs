@@ -13,8 +13,8 @@ pub struct Flags {
     /// KubeProxyConfiguration file; with it, most other flags are ignored
     #[arg(long, value_name = "FILE")]
     pub config: Option<String>,
-    /// Read Services, EndpointSlices and the Node from YAML files in this directory instead of the API server
-    #[arg(long, value_name = "DIR")]
+    /// Read Services, EndpointSlices and the Node from this YAML file, or all in this directory, instead of the API server
+    #[arg(long, value_name = "PATH")]
     pub manifests: Option<String>,
     /// How packets are sent to endpoints: iptables
     #[arg(long, visible_alias = "mode", value_name = "MODE")]
