@@ -265,3 +265,21 @@ fn rules_that_somebody_flushes_come_back_without_an_audit_on_its_period() {
         });
     }
 }
+
+#[test]
+fn kube_proxys_cleanup_flag_removes_what_was_programmed() {
+    in_namespace(|| {
+        let run = |arguments: &[&str]| {
+            let portolan = Command::new(env!("CARGO_BIN_EXE_portolan"))
+                .args(arguments)
+                .args(["--iptables-variant", "nft", "--hostname-override", "node1"])
+                .output()
+                .expect("it starts");
+            assert!(portolan.status.success(), "{}", String::from_utf8_lossy(&portolan.stderr));
+        };
+        run(&["sync", "--once", "--manifests", concat!(env!("CARGO_MANIFEST_DIR"), "/deploy/demo")]);
+        assert!(shell("iptables-nft-save").contains("KUBE-SERVICES"));
+        run(&["--cleanup"]);
+        assert!(!shell("iptables-nft-save").contains("KUBE-SERVICES"));
+    });
+}

@@ -67,7 +67,10 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
     let result = match cli.command {
         None => {
             init_logging(&cli.flags);
-            run::run(&cli.flags)
+            match cli.flags.cleanup {
+                Some(true) => cleanup::cleanup(&cli.flags),
+                Some(false) | None => run::run(&cli.flags),
+            }
         }
         Some(Command::Render { flags }) => {
             init_logging(&flags);
@@ -152,6 +155,13 @@ mod tests {
         assert!(cli.command.is_none());
         assert_eq!(cli.flags.hostname_override.as_deref(), Some("node1"));
         assert_eq!(cli.flags.verbosity, 2);
+    }
+
+    #[test]
+    fn spellings_of_kube_proxy_mean_what_they_mean_to_it() {
+        let cli = parsed("portolan --cleanup --logging-format=json -v=4").unwrap();
+        assert_eq!((cli.flags.cleanup, cli.flags.log_format, cli.flags.verbosity), (Some(true), LogFormat::Json, 4));
+        assert_eq!(parsed("portolan --cleanup=false").unwrap().flags.cleanup, Some(false));
     }
 
     #[test]

@@ -12,7 +12,7 @@ const API_VERSION: &str = "kubeproxy.config.k8s.io/v1alpha1";
 const KIND: &str = "KubeProxyConfiguration";
 
 /// Fields of kube-proxy that portolan does not use, or not in this mode. Setting one earns a warning.
-const UNUSED: [&str; 11] = [
+const UNUSED: [&str; 12] = [
     "bindAddressHardFail",
     "configSyncPeriod",
     "conntrack",
@@ -23,6 +23,7 @@ const UNUSED: [&str; 11] = [
     "oomScoreAdj",
     "portRange",
     "showHiddenMetricsForVersion",
+    "windowsRunAsService",
     "winkernel",
 ];
 const UNUSED_CONNECTION: [&str; 4] = ["acceptContentTypes", "burst", "contentType", "qps"];

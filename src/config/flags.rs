@@ -13,6 +13,9 @@ pub struct Flags {
     /// KubeProxyConfiguration file; with it, most other flags are ignored
     #[arg(long, value_name = "FILE")]
     pub config: Option<String>,
+    /// Remove what was programmed and end, as the command `cleanup` does
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true", value_parser = parse_bool)]
+    pub cleanup: Option<bool>,
     /// Read Services, EndpointSlices and the Node from this YAML file, or all in this directory, instead of the API server
     #[arg(long, value_name = "PATH")]
     pub manifests: Option<String>,
@@ -83,7 +86,7 @@ pub struct Flags {
     #[arg(short = 'v', long = "v", value_name = "LEVEL", default_value_t = 0)]
     pub verbosity: u8,
     /// How to log
-    #[arg(long, value_name = "FORMAT", value_enum, default_value_t)]
+    #[arg(long, visible_alias = "logging-format", value_name = "FORMAT", value_enum, default_value_t)]
     pub log_format: LogFormat,
 }
 
