@@ -6,6 +6,7 @@ mod linux_support;
 
 use std::io::{Read, Write};
 use std::net::TcpStream;
+use std::os::unix::fs::PermissionsExt;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -24,14 +25,19 @@ impl Daemon {
     }
 
     fn with(server: &ApiServer, variant: &str, flags: &[&str]) -> Daemon {
-        let child = Command::new(env!("CARGO_BIN_EXE_portolan"))
-            .args(["--master", &server.url(), "--hostname-override", "node1", "--iptables-variant", variant])
+        Daemon::start_with(server, |command| {
+            command.args(["--iptables-variant", variant]).args(flags);
+        })
+    }
+
+    fn start_with(server: &ApiServer, more: impl FnOnce(&mut Command)) -> Daemon {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_portolan"));
+        command
+            .args(["--master", &server.url(), "--hostname-override", "node1"])
             .args(["--cluster-cidr", "10.244.0.0/16", "--iptables-min-sync-period", "100ms"])
-            .args(flags)
-            .stderr(Stdio::null())
-            .spawn()
-            .expect("the daemon starts");
-        Daemon(child)
+            .stderr(Stdio::null());
+        more(&mut command);
+        Daemon(command.spawn().expect("the daemon starts"))
     }
 
     /// Sends SIGTERM; returns the exit code and how long the end took.
@@ -126,6 +132,23 @@ fn what_is_programmed_stays_when_the_api_server_goes_away_and_when_the_daemon_en
 }
 
 #[test]
+fn a_report_that_changes_nothing_is_counted_and_does_not_wait_for_a_sync() {
+    in_namespace(|| {
+        let server = ApiServer::start();
+        server.apply(service());
+        server.apply(slice(&["10.244.0.2"]));
+        let _daemon = Daemon::start(&server);
+        wait_for("the endpoint", || endpoints() == ["10.244.0.2:8080"]);
+        let reported = metric("kubeproxy_sync_proxy_rules_service_changes_total");
+        let mut labelled = service();
+        labelled["metadata"]["labels"] = json!({"team": "shop"});
+        server.apply(labelled);
+        wait_for("the report", || metric("kubeproxy_sync_proxy_rules_service_changes_total") > reported);
+        assert_eq!(metric("kubeproxy_sync_proxy_rules_service_changes_pending") as u64, 0);
+    });
+}
+
+#[test]
 fn nothing_is_programmed_before_both_lists_are_complete() {
     in_namespace(|| {
         let server = ApiServer::start();
@@ -163,6 +186,64 @@ fn a_bad_object_is_reported_and_the_others_are_served() {
 }
 
 #[test]
+fn health_check_ports_are_served_where_node_ports_are() {
+    in_namespace(|| {
+        shell("ip addr add 192.0.2.1/32 dev lo");
+        let server = ApiServer::start();
+        server.apply(json!({"kind": "Node", "metadata": {"name": "node1"},
+                            "status": {"addresses": [{"type": "InternalIP", "address": "192.0.2.1"}]}}));
+        let mut balancer = service();
+        for (field, value) in [
+            ("type", json!("LoadBalancer")),
+            ("externalTrafficPolicy", json!("Local")),
+            ("healthCheckNodePort", json!(31000)),
+        ] {
+            balancer["spec"][field] = value;
+        }
+        server.apply(balancer);
+        server.apply(slice(&["10.244.0.2"]));
+        let _daemon = Daemon::with(&server, "nft", &["--nodeport-addresses", "primary"]);
+        wait_for("the node's address", || TcpStream::connect("192.0.2.1:31000").is_ok());
+        assert!(TcpStream::connect("127.0.0.1:31000").is_err(), "not an address of the Node object");
+        shell("ip addr del 192.0.2.1/32 dev lo");
+        shell("ip addr add 192.0.2.1/32 dev lo");
+        wait_for("the address that came back", || TcpStream::connect("192.0.2.1:31000").is_ok());
+    });
+}
+
+#[test]
+fn a_node_without_ipv6_is_served_in_ipv4() {
+    in_namespace(|| {
+        shell("sysctl -qw net.ipv6.conf.all.disable_ipv6=1");
+        let server = ApiServer::start();
+        server.apply(service());
+        server.apply(slice(&["10.244.0.2"]));
+        let _daemon = Daemon::start(&server);
+        wait_for("the endpoint", || endpoints() == ["10.244.0.2:8080"]);
+        assert!(!get(METRICS, "/metrics").1.contains("IPv6"));
+    });
+}
+
+#[test]
+fn a_proxy_whose_first_sync_never_succeeds_is_unhealthy() {
+    in_namespace(|| {
+        let server = ApiServer::start();
+        let broken = tempfile::tempdir().unwrap();
+        for program in ["iptables-nft-restore", "ip6tables-nft-restore"] {
+            let path = broken.path().join(program);
+            std::fs::write(&path, "#!/bin/sh\nexit 1\n").unwrap();
+            std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o755)).unwrap();
+        }
+        let path = format!("{}:{}", broken.path().display(), std::env::var("PATH").unwrap());
+        let _daemon = Daemon::start_with(&server, |command| {
+            command.env("PATH", path).args(["--iptables-variant", "nft", "--iptables-sync-period", "500ms"]);
+        });
+        wait_for("somebody listens", || TcpStream::connect(HEALTHZ).is_ok());
+        wait_for("no health", || get(HEALTHZ, "/livez").0 == 503);
+    });
+}
+
+#[test]
 fn rules_that_somebody_flushes_come_back_without_an_audit_on_its_period() {
     for variant in ["nft", "legacy"] {
         in_namespace(|| {
@@ -183,4 +264,22 @@ fn rules_that_somebody_flushes_come_back_without_an_audit_on_its_period() {
             assert!(metric("portolan_drift_total{ip_family=\"IPv4\",table=\"nat\"}") > 0.0);
         });
     }
+}
+
+#[test]
+fn kube_proxys_cleanup_flag_removes_what_was_programmed() {
+    in_namespace(|| {
+        let run = |arguments: &[&str]| {
+            let portolan = Command::new(env!("CARGO_BIN_EXE_portolan"))
+                .args(arguments)
+                .args(["--iptables-variant", "nft", "--hostname-override", "node1"])
+                .output()
+                .expect("it starts");
+            assert!(portolan.status.success(), "{}", String::from_utf8_lossy(&portolan.stderr));
+        };
+        run(&["sync", "--once", "--manifests", concat!(env!("CARGO_MANIFEST_DIR"), "/deploy/demo")]);
+        assert!(shell("iptables-nft-save").contains("KUBE-SERVICES"));
+        run(&["--cleanup"]);
+        assert!(!shell("iptables-nft-save").contains("KUBE-SERVICES"));
+    });
 }

@@ -67,7 +67,10 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
     let result = match cli.command {
         None => {
             init_logging(&cli.flags);
-            run::run(&cli.flags)
+            match cli.flags.cleanup {
+                Some(true) => cleanup::cleanup(&cli.flags),
+                Some(false) | None => run::run(&cli.flags),
+            }
         }
         Some(Command::Render { flags }) => {
             init_logging(&flags);
@@ -85,10 +88,23 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
     match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("portolan: {error:#}");
+            eprintln!("portolan: {}", explain(&error));
             ExitCode::FAILURE
         }
     }
+}
+
+/// An error with its causes. Many errors of libraries name their cause in their own text; it is not said twice.
+fn explain(error: &anyhow::Error) -> String {
+    let mut text = String::new();
+    for cause in error.chain().map(ToString::to_string) {
+        if text.is_empty() {
+            text = cause;
+        } else if !text.contains(&cause) {
+            text = format!("{text}: {cause}");
+        }
+    }
+    text
 }
 
 fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Cli, clap::Error> {
@@ -142,6 +158,13 @@ mod tests {
     }
 
     #[test]
+    fn spellings_of_kube_proxy_mean_what_they_mean_to_it() {
+        let cli = parsed("portolan --cleanup --logging-format=json -v=4").unwrap();
+        assert_eq!((cli.flags.cleanup, cli.flags.log_format, cli.flags.verbosity), (Some(true), LogFormat::Json, 4));
+        assert_eq!(parsed("portolan --cleanup=false").unwrap().flags.cleanup, Some(false));
+    }
+
+    #[test]
     fn commands_take_the_same_flags() {
         let Some(Command::Render { flags }) =
             parsed("portolan render --mode iptables --manifests dir").unwrap().command
@@ -150,6 +173,16 @@ mod tests {
         };
         assert_eq!((flags.proxy_mode.as_deref(), flags.manifests.as_deref()), (Some("iptables"), Some("dir")));
         assert!(parsed("portolan sync --manifests dir").is_err(), "sync needs --once");
+    }
+
+    #[test]
+    fn a_cause_is_said_once() {
+        let cause = anyhow::anyhow!("no such file");
+        assert_eq!(
+            explain(&cause.context("cannot read x: no such file").context("start")),
+            "start: cannot read x: no such file"
+        );
+        assert_eq!(explain(&anyhow::anyhow!("denied").context("cannot read x")), "cannot read x: denied");
     }
 
     #[test]

@@ -2,11 +2,12 @@
 
 use std::sync::Arc;
 
-use crate::health::{HealthState, ServiceHealth};
+use crate::compile::{NodeContext, NodePortAddresses};
+use crate::health::{HealthState, ListenAddresses, ServiceHealth};
 use crate::metrics::Metrics;
 use crate::net::{IpFamily, PerFamily};
 use crate::sync::clock::{Clock, SystemClock};
-use crate::sync::{HealthChecks, Observer, SyncKind, SyncReport};
+use crate::sync::{HealthChecks, Observer, Pending, SyncKind, SyncReport};
 
 /// Passes what a sync did on to the log, metrics and health.
 pub(super) struct Announcer {
@@ -22,20 +23,40 @@ impl Observer for Announcer {
         self.families().for_each(|family| self.health.queued(family));
     }
 
-    fn synced(&mut self, report: &SyncReport, health_checks: &HealthChecks) {
+    fn pending(&mut self, pending: Pending) {
+        self.metrics.set_pending(pending);
+    }
+
+    fn synced(&mut self, report: &SyncReport, node: &NodeContext, health_checks: &HealthChecks) {
         self.metrics.observe(report, SystemClock.wall());
         if report.healthy() {
             self.families().for_each(|family| self.health.updated(family));
         }
+        self.service_health.set_addresses(listen_addresses(node));
         self.service_health.sync(health_checks);
         log_report(report);
     }
 }
 
 impl Announcer {
+    /// The sync thread begins. From now on a change that waits too long counts, also if no sync has ever succeeded.
+    pub(super) fn begin(&self) {
+        self.metrics.sync_queued(SystemClock.wall());
+        self.families().for_each(|family| self.health.updated(family));
+    }
+
     fn families(&self) -> impl Iterator<Item = IpFamily> {
         IpFamily::ALL.into_iter().filter(|family| self.families[*family])
     }
+}
+
+/// Health-check node ports are served where node ports are.
+fn listen_addresses(node: &NodeContext) -> PerFamily<ListenAddresses> {
+    PerFamily::from_fn(|family| match &node.node_port_addresses[family] {
+        _ if !node.families[family] => ListenAddresses::None,
+        NodePortAddresses::All => ListenAddresses::All,
+        NodePortAddresses::Only(addresses) => ListenAddresses::Only(addresses.clone()),
+    })
 }
 
 /// Says what a sync did: failures as warnings, drift as a warning, the rest for who wants to know.

@@ -18,7 +18,7 @@ use crate::source::{Event, manifests};
 /// Prints what the manifests lead to, and on standard error what is wrong with them.
 pub(super) fn render(flags: &Flags) -> anyhow::Result<()> {
     let settings = start::settings(flags)?;
-    let path = flags.manifests.as_deref().context("render needs --manifests DIR")?;
+    let path = flags.manifests.as_deref().context("render needs --manifests PATH")?;
     let name = start::node_name(&settings)?;
     let (cluster, notes) = load(Path::new(path), &name)?;
     for note in &notes {

@@ -14,9 +14,8 @@ use crate::cli::intake::Intake;
 use crate::cli::observer::Announcer;
 use crate::cli::once::{engine, engine_options};
 use crate::cli::start::{self, Prepare};
-use crate::config::node::{node_ips, node_port_cidrs};
-use crate::config::{Flags, Settings};
-use crate::health::{HealthState, Listen, ListenAddresses, Pages, Probe, Servers, ServiceHealth};
+use crate::config::{self, Flags, Settings};
+use crate::health::{HealthState, Listen, Pages, Probe, Servers, ServiceHealth};
 use crate::iptables::base::{INVALID_COUNTER, LOCALHOST_COUNTER};
 use crate::kernel::Kernel;
 use crate::linux::address::AddressWatch;
@@ -35,12 +34,13 @@ pub(super) fn run(flags: &Flags) -> anyhow::Result<()> {
     let settings = start::settings(flags)?;
     let (kernel, facts) = start::kernel(&settings, Prepare::Yes)?;
     tracing::info!(version = env!("CARGO_PKG_VERSION"), mode = %settings.mode, node = %facts.node_name, "portolan");
+    config::advice(&settings, facts.families).iter().for_each(|remark| tracing::warn!("{remark}"));
     let metrics = Arc::new(metrics(&kernel, &facts)?);
     let health = Arc::new(HealthState::new(settings.sync_period, SystemClock));
     let servers = serve(&settings, &metrics, &health)?;
     let addresses = addresses(&kernel, &facts)?;
-    let service_health =
-        ServiceHealth::start(&servers, Arc::clone(&health), health_addresses(&settings, &facts, &addresses));
+    // Where they listen is known with the Node, before the first sync.
+    let service_health = ServiceHealth::start(&servers, Arc::clone(&health), PerFamily::default());
 
     let (to_sync, inbox) = mpsc::channel();
     let (sender, events) = mpsc::channel();
@@ -52,6 +52,7 @@ pub(super) fn run(flags: &Flags) -> anyhow::Result<()> {
         service_health,
         families: facts.families,
     };
+    announcer.begin();
     let sync = spawn_sync(&settings, kernel, facts.clone(), inbox, announcer)?;
     let intake = Intake::new(to_sync.clone(), metrics, health);
     let intake = std::thread::Builder::new().name("intake".into()).spawn(move || intake.run(events))?;
@@ -108,24 +109,6 @@ pub(super) fn addresses(kernel: &LinuxKernel, facts: &Facts) -> anyhow::Result<P
         all[family] = kernel.addresses(family).context("cannot list the addresses of this node")?;
     }
     Ok(all)
-}
-
-/// Where health-check node ports are served: wherever node ports are, as found at start.
-fn health_addresses(
-    settings: &Settings,
-    facts: &Facts,
-    addresses: &PerFamily<Vec<IpAddr>>,
-) -> PerFamily<ListenAddresses> {
-    let cidrs = node_port_cidrs(&settings.node_port_addresses, &node_ips(&[], settings.bind_address));
-    PerFamily::from_fn(|family| {
-        if !facts.families[family] {
-            return ListenAddresses::None;
-        }
-        match crate::config::node::matching_addresses(&cidrs[family], &addresses[family]) {
-            None => ListenAddresses::All,
-            Some(matching) => ListenAddresses::Only(matching),
-        }
-    })
 }
 
 fn watch_addresses(kernel: &LinuxKernel, to_sync: Sender<Message>) -> anyhow::Result<AddressWatch> {

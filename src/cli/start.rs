@@ -42,6 +42,7 @@ pub(super) fn kernel(settings: &Settings, prepare: Prepare) -> anyhow::Result<(L
         IptablesVariant::Nft => Some(Variant::Nft),
         IptablesVariant::Legacy => Some(Variant::Legacy),
     };
+    // No family is demanded: which of them work is found out below.
     let families = PerFamily::default();
     let kernel = LinuxKernel::new(linux::Options { variant, families, ..linux::Options::default() })?;
     let families = PerFamily::from_fn(|family| {

@@ -6,13 +6,13 @@
 use serde_json::{Map, Value};
 
 use crate::config::duration::{GoDuration, parse_duration};
-use crate::config::{ConfigError, RawConfig};
+use crate::config::{ConfigError, EXTERNAL_IPS_GATE, RawConfig};
 
 const API_VERSION: &str = "kubeproxy.config.k8s.io/v1alpha1";
 const KIND: &str = "KubeProxyConfiguration";
 
 /// Fields of kube-proxy that portolan does not use, or not in this mode. Setting one earns a warning.
-const UNUSED: [&str; 11] = [
+const UNUSED: [&str; 12] = [
     "bindAddressHardFail",
     "configSyncPeriod",
     "conntrack",
@@ -23,6 +23,7 @@ const UNUSED: [&str; 11] = [
     "oomScoreAdj",
     "portRange",
     "showHiddenMetricsForVersion",
+    "windowsRunAsService",
     "winkernel",
 ];
 const UNUSED_CONNECTION: [&str; 4] = ["acceptContentTypes", "burst", "contentType", "qps"];
@@ -213,10 +214,9 @@ impl Reader<'_> {
         }
     }
 
-    /// The one gate that matters here. Others are those of the whole cluster and none of our business.
     fn feature_gates(&mut self, tree: &mut Map<String, Value>) -> Option<bool> {
         let mut gates = self.section(tree, "featureGates");
-        self.bool(&mut gates, "featureGates.", "AllowServiceExternalIPs")
+        self.bool(&mut gates, "featureGates.", EXTERNAL_IPS_GATE)
     }
 
     /// Warns of what nobody took.

@@ -3,7 +3,7 @@
 use std::ffi::OsString;
 
 use crate::config::duration::{GoDuration, parse_duration};
-use crate::config::{IptablesVariant, RawConfig};
+use crate::config::{EXTERNAL_IPS_GATE, IptablesVariant, RawConfig};
 use crate::net::IpFamily;
 
 /// The flags of the daemon. Absent means "not given": defaults are put in place later, since with a file most flags do
@@ -13,8 +13,11 @@ pub struct Flags {
     /// KubeProxyConfiguration file; with it, most other flags are ignored
     #[arg(long, value_name = "FILE")]
     pub config: Option<String>,
-    /// Read Services, EndpointSlices and the Node from YAML files in this directory instead of the API server
-    #[arg(long, value_name = "DIR")]
+    /// Remove what was programmed and end, as the command `cleanup` does
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true", value_parser = parse_bool)]
+    pub cleanup: Option<bool>,
+    /// Read Services, EndpointSlices and the Node from this YAML file, or all in this directory, instead of the API server
+    #[arg(long, value_name = "PATH")]
     pub manifests: Option<String>,
     /// How packets are sent to endpoints: iptables
     #[arg(long, visible_alias = "mode", value_name = "MODE")]
@@ -67,6 +70,9 @@ pub struct Flags {
     /// This node's address and primary family, unless unspecified [default: 0.0.0.0]
     #[arg(long, value_name = "IP")]
     pub bind_address: Option<String>,
+    /// Feature gates; only AllowServiceExternalIPs has an effect
+    #[arg(long, value_name = "NAME=BOOL,...", value_delimiter = ',', value_parser = parse_gate)]
+    pub feature_gates: Option<Vec<(String, bool)>>,
     /// Which iptables programs to use (portolan's own flag)
     #[arg(long, value_name = "VARIANT", value_enum, default_value_t)]
     pub iptables_variant: IptablesVariant,
@@ -80,7 +86,7 @@ pub struct Flags {
     #[arg(short = 'v', long = "v", value_name = "LEVEL", default_value_t = 0)]
     pub verbosity: u8,
     /// How to log
-    #[arg(long, value_name = "FORMAT", value_enum, default_value_t)]
+    #[arg(long, visible_alias = "logging-format", value_name = "FORMAT", value_enum, default_value_t)]
     pub log_format: LogFormat,
 }
 
@@ -113,6 +119,7 @@ impl Flags {
             ("--healthz-bind-address", self.healthz_bind_address.is_some()),
             ("--metrics-bind-address", self.metrics_bind_address.is_some()),
             ("--bind-address", self.bind_address.is_some()),
+            ("--feature-gates", self.feature_gates.is_some()),
         ]
         .into_iter()
         .filter(|(_, given)| *given)
@@ -130,7 +137,7 @@ impl Flags {
         };
         RawConfig {
             mode: text(&self.proxy_mode),
-            hostname_override: self.hostname_override.clone(),
+            hostname_override: None,
             kubeconfig: text(&self.kubeconfig),
             bind_address: text(&self.bind_address),
             healthz_bind_address: or(&self.healthz_bind_address, "0.0.0.0:10256"),
@@ -148,8 +155,12 @@ impl Flags {
                 .as_deref()
                 .map(|cidrs| cidrs.split(',').map(str::to_owned).collect())
                 .unwrap_or_default(),
-            node_port_addresses: self.nodeport_addresses.clone().unwrap_or_default(),
-            allow_external_ips: None,
+            // An empty list arrives as one empty text.
+            node_port_addresses: self.nodeport_addresses.clone().filter(|texts| texts != &[""]).unwrap_or_default(),
+            allow_external_ips: self.feature_gates.iter().flatten().rev().find_map(|(name, value)| {
+                // The last one counts.
+                (name == EXTERNAL_IPS_GATE).then_some(*value)
+            }),
         }
     }
 }
@@ -179,6 +190,11 @@ fn parse_bool(text: &str) -> Result<bool, String> {
         "0" | "f" | "F" | "false" | "FALSE" | "False" => Ok(false),
         _ => Err(format!("{text:?} is neither true nor false")),
     }
+}
+
+fn parse_gate(text: &str) -> Result<(String, bool), String> {
+    let (name, value) = text.split_once('=').ok_or_else(|| format!("{text:?} has no value: write NAME=true"))?;
+    Ok((name.trim().to_owned(), parse_bool(value.trim())?))
 }
 
 fn parse_family(text: &str) -> Result<IpFamily, String> {

@@ -4,6 +4,7 @@
 //! as they were written; `validate` turns that into [`Settings`] or into everything that is wrong with it at once.
 //! With a file, most flags are ignored, as kube-proxy does it: see [`Settings::resolve`].
 
+mod advice;
 pub mod duration;
 mod file;
 mod flags;
@@ -19,8 +20,12 @@ use ipnet::IpNet;
 use crate::config::duration::GoDuration;
 use crate::net::PerFamily;
 
+pub use advice::advice;
 pub use file::ConfigFile;
 pub use flags::{Flags, LogFormat, normalize_flag_names};
+
+/// The one feature gate that matters here. Others are those of the whole cluster and none of our business.
+const EXTERNAL_IPS_GATE: &str = "AllowServiceExternalIPs";
 
 /// Everything that can be set, checked and with defaults in place.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -171,8 +176,9 @@ impl Settings {
     /// which were given in vain. All errors are reported, not only the first.
     pub fn resolve(flags: &Flags, file: Option<&ConfigFile>) -> Result<Settings, Vec<ConfigError>> {
         let mut raw = file.map_or_else(|| flags.to_raw(), |file| file.raw.clone());
-        if flags.hostname_override.is_some() {
-            raw.hostname_override.clone_from(&flags.hostname_override);
+        // Given but empty, it counts as not given; blank, it is an error.
+        if let Some(name) = flags.hostname_override.as_ref().filter(|name| !name.is_empty()) {
+            raw.hostname_override = Some(name.clone());
         }
         let mut settings = validate::validate(&raw)?;
         settings.master = flags.master.clone().filter(|master| !master.is_empty());

@@ -128,6 +128,28 @@ fn a_file_discards_flags_except_those_that_always_count() {
 }
 
 #[test]
+fn a_flag_that_is_given_empty_is_not_set() {
+    // What $(NODE_NAME) and the like leave behind when they are empty.
+    assert_eq!(from_flags(&["--hostname-override=", "--nodeport-addresses="]).unwrap(), Settings::default());
+    assert_eq!(paths(from_flags(&["--hostname-override= "])), ["hostnameOverride"]);
+}
+
+#[test]
+fn feature_gates_are_read_from_the_flag_as_from_the_file() {
+    let by_flags = from_flags(&["--feature-gates=SomeOther=true,AllowServiceExternalIPs=false"]).unwrap();
+    assert_eq!(by_flags, Settings { allow_external_ips: false, ..Settings::default() });
+    assert_eq!(by_flags, from_file("featureGates: {AllowServiceExternalIPs: false}\n").unwrap());
+    let repeated = from_flags(&["--feature-gates=AllowServiceExternalIPs=false", "--feature-gates", "Other=true"]);
+    assert!(!repeated.unwrap().allow_external_ips);
+    for bad in ["--feature-gates=AllowServiceExternalIPs", "--feature-gates=AllowServiceExternalIPs=maybe"] {
+        assert!(Program::try_parse_from(["portolan", bad]).is_err(), "{bad}");
+    }
+    let with_file = flags(&["--feature-gates=AllowServiceExternalIPs=false"]);
+    assert!(Settings::resolve(&with_file, Some(&file(""))).unwrap().allow_external_ips);
+    assert_eq!(with_file.ignored_with_file(), ["--feature-gates"]);
+}
+
+#[test]
 fn server_addresses_follow_an_ipv6_bind_address_in_a_file_but_not_among_flags() {
     let by_file = from_file("bindAddress: '::'\n").unwrap();
     assert_eq!(by_file.healthz_bind_address, Some("[::]:10256".parse().unwrap()));

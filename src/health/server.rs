@@ -7,7 +7,7 @@ use std::time::Duration;
 use axum::Router;
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
-use axum::routing::get;
+use axum::routing::any;
 use tokio::runtime::Handle;
 use tokio::sync::oneshot;
 
@@ -147,7 +147,7 @@ async fn serve(
 fn health_router(pages: &Arc<Pages>) -> Router {
     let probe = |probe: Probe| {
         let pages = Arc::clone(pages);
-        get(move || {
+        any(move || {
             let reply = pages.health.reply(probe);
             (pages.on_reply)(probe, reply.status);
             std::future::ready(json(reply.status, reply.body))
@@ -157,7 +157,7 @@ fn health_router(pages: &Arc<Pages>) -> Router {
 }
 
 fn metrics_router(pages: &Arc<Pages>) -> Router {
-    let ok = || get(|| std::future::ready(text("text/plain; charset=utf-8", "ok".to_owned())));
+    let ok = || any(|| std::future::ready(text("text/plain; charset=utf-8", "ok".to_owned())));
     let metrics = Arc::clone(pages);
     let mode = Arc::clone(pages);
     Router::new()
@@ -165,11 +165,11 @@ fn metrics_router(pages: &Arc<Pages>) -> Router {
         .route("/healthz/ping", ok())
         .route(
             "/metrics",
-            get(move || std::future::ready(text("text/plain; version=0.0.4; charset=utf-8", (metrics.metrics)()))),
+            any(move || std::future::ready(text("text/plain; version=0.0.4; charset=utf-8", (metrics.metrics)()))),
         )
         .route(
             "/proxyMode",
-            get(move || std::future::ready(text("text/plain; charset=utf-8", mode.proxy_mode.clone()))),
+            any(move || std::future::ready(text("text/plain; charset=utf-8", mode.proxy_mode.clone()))),
         )
 }
 

@@ -20,7 +20,7 @@ use super::server::{Servers, json};
 use super::state::HealthState;
 use crate::model::ServiceName;
 use crate::net::{IpFamily, PerFamily};
-use crate::sync::HealthChecks;
+use crate::sync::{HealthCheck, HealthChecks};
 
 /// Where the ports of one family are opened.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -34,6 +34,12 @@ pub enum ListenAddresses {
     Only(Vec<IpAddr>),
 }
 
+#[derive(Clone, Default)]
+struct Wanted {
+    checks: HealthChecks,
+    addresses: PerFamily<ListenAddresses>,
+}
+
 /// The listeners of all Services. They live on the thread of [`Servers`] and close when either value is dropped.
 pub struct ServiceHealth {
     shared: Arc<Shared>,
@@ -41,7 +47,7 @@ pub struct ServiceHealth {
 }
 
 struct Shared {
-    wanted: Mutex<HealthChecks>,
+    wanted: Mutex<Wanted>,
     changed: Notify,
     health: Arc<HealthState>,
 }
@@ -49,9 +55,9 @@ struct Shared {
 impl ServiceHealth {
     /// Begins with no listeners. A port that cannot be opened is logged and tried again as the servers' addresses are.
     pub fn start(servers: &Servers, health: Arc<HealthState>, addresses: PerFamily<ListenAddresses>) -> ServiceHealth {
-        let shared = Arc::new(Shared { wanted: Mutex::default(), changed: Notify::new(), health });
-        let keeper =
-            Keeper { shared: Arc::clone(&shared), addresses, retry: servers.retry(), listeners: BTreeMap::new() };
+        let wanted = Mutex::new(Wanted { checks: HealthChecks::new(), addresses });
+        let shared = Arc::new(Shared { wanted, changed: Notify::new(), health });
+        let keeper = Keeper { shared: Arc::clone(&shared), retry: servers.retry(), listeners: BTreeMap::new() };
         let task = servers.handle().spawn(keeper.run()).abort_handle();
         ServiceHealth { shared, task }
     }
@@ -60,8 +66,13 @@ impl ServiceHealth {
     /// gone or whose port changed are closed, new ones are opened, all others only get their counts. Returns at once;
     /// the counts take effect before it returns, listeners soon after.
     pub fn sync(&self, wanted: &HealthChecks) {
-        self.shared.wanted().clone_from(wanted);
+        self.shared.wanted().checks.clone_from(wanted);
         self.shared.changed.notify_one();
+    }
+
+    /// States where to listen from now on. Takes effect with the next [`ServiceHealth::sync`].
+    pub fn set_addresses(&self, addresses: PerFamily<ListenAddresses>) {
+        self.shared.wanted().addresses = addresses;
     }
 }
 
@@ -72,13 +83,13 @@ impl Drop for ServiceHealth {
 }
 
 impl Shared {
-    fn wanted(&self) -> MutexGuard<'_, HealthChecks> {
+    fn wanted(&self) -> MutexGuard<'_, Wanted> {
         self.wanted.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn answer(&self, service: &ServiceName, family: IpFamily) -> Response {
         // Gone between the connection and the request.
-        let Some(local) = self.wanted().get(service).map(|check| check.local_endpoints[family]) else {
+        let Some(local) = self.wanted().checks.get(service).and_then(|check| check.local_endpoints[family]) else {
             return StatusCode::OK.into_response();
         };
         let healthy = self.health.healthy();
@@ -93,7 +104,6 @@ impl Shared {
 /// Keeps the listeners as they are wanted.
 struct Keeper {
     shared: Arc<Shared>,
-    addresses: PerFamily<ListenAddresses>,
     retry: Duration,
     listeners: BTreeMap<(ServiceName, IpFamily), Listeners>,
 }
@@ -101,6 +111,7 @@ struct Keeper {
 /// The listeners of one Service in one family; closed when dropped.
 struct Listeners {
     port: NonZeroU16,
+    addresses: ListenAddresses,
     tasks: Vec<AbortHandle>,
 }
 
@@ -130,23 +141,27 @@ impl Keeper {
 
     fn close(&mut self) {
         let wanted = self.shared.wanted();
-        self.listeners.retain(|(service, _), open| wanted.get(service).is_some_and(|wanted| wanted.port == open.port));
+        self.listeners.retain(|(service, family), open| {
+            let port = wanted.checks.get(service).and_then(|check| port_in(check, *family));
+            port == Some(open.port) && wanted.addresses[*family] == open.addresses
+        });
     }
 
     /// Opens what is missing and says whether all of it could be opened.
     fn open(&mut self) -> bool {
-        let wanted: Vec<(ServiceName, NonZeroU16)> =
-            self.shared.wanted().iter().map(|(service, wanted)| (service.clone(), wanted.port)).collect();
+        let wanted = self.shared.wanted().clone();
         let mut complete = true;
-        for (service, port) in wanted {
+        for (service, check) in wanted.checks {
             for family in IpFamily::ALL {
+                let Some(port) = port_in(&check, family) else { continue };
                 let key = (service.clone(), family);
                 if self.listeners.contains_key(&key) {
                     continue;
                 }
-                match self.listen(&service, family, port) {
+                let addresses = &wanted.addresses[family];
+                match self.listen(&service, family, addresses, port) {
                     Ok(tasks) => {
-                        self.listeners.insert(key, Listeners { port, tasks });
+                        self.listeners.insert(key, Listeners { port, addresses: addresses.clone(), tasks });
                     }
                     Err(error) => {
                         complete = false;
@@ -159,8 +174,14 @@ impl Keeper {
     }
 
     /// Opens the port on all addresses of the family, or on none.
-    fn listen(&self, service: &ServiceName, family: IpFamily, port: NonZeroU16) -> io::Result<Vec<AbortHandle>> {
-        let addresses = match (&self.addresses[family], family) {
+    fn listen(
+        &self,
+        service: &ServiceName,
+        family: IpFamily,
+        addresses: &ListenAddresses,
+        port: NonZeroU16,
+    ) -> io::Result<Vec<AbortHandle>> {
+        let addresses = match (addresses, family) {
             (ListenAddresses::None, _) => Vec::new(),
             (ListenAddresses::All, IpFamily::V4) => vec![IpAddr::V4(Ipv4Addr::UNSPECIFIED)],
             (ListenAddresses::All, IpFamily::V6) => vec![IpAddr::V6(Ipv6Addr::UNSPECIFIED)],
@@ -183,6 +204,11 @@ impl Keeper {
         })
         .abort_handle()
     }
+}
+
+/// The port that a Service needs in a family; `None`: it does not exist there.
+fn port_in(check: &HealthCheck, family: IpFamily) -> Option<NonZeroU16> {
+    check.local_endpoints[family].map(|_| check.port)
 }
 
 /// Listens on an address of exactly its own family: `::` must leave IPv4 to the other listener.

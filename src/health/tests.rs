@@ -22,9 +22,13 @@ struct Answer {
 }
 
 fn get(address: SocketAddr, path: &str) -> std::io::Result<Answer> {
+    ask(address, "GET", path)
+}
+
+fn ask(address: SocketAddr, method: &str, path: &str) -> std::io::Result<Answer> {
     let mut stream = TcpStream::connect_timeout(&address, Duration::from_secs(5))?;
     stream.set_read_timeout(Some(Duration::from_secs(5)))?;
-    write!(stream, "GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")?;
+    write!(stream, "{method} {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")?;
     let mut text = String::new();
     stream.read_to_string(&mut text)?;
     let (head, body) = text.split_once("\r\n\r\n").unwrap();
@@ -147,7 +151,7 @@ fn an_ineligible_node_is_out_of_rotation_but_alive() {
     let out = get(address, "/healthz").unwrap();
     assert_eq!(out.status, 503);
     assert!(out.body.contains("\"nodeEligible\":false,\"healthy\":true"));
-    assert_eq!(get(address, "/livez").unwrap().status, 200);
+    assert_eq!(ask(address, "POST", "/livez").unwrap().status, 200, "any method will do");
     setup.state.queued(IpFamily::V4);
     setup.clock.advance(PERIOD * 2);
     assert_eq!(get(address, "/livez").unwrap().status, 503);
@@ -203,7 +207,7 @@ fn wanted(entries: &[(&str, NonZeroU16, usize)]) -> HealthChecks {
         .map(|(name, port, local_ready)| {
             (
                 ServiceName::new("ns", *name),
-                HealthCheck { port: *port, local_endpoints: PerFamily { v4: *local_ready, v6: *local_ready } },
+                HealthCheck { port: *port, local_endpoints: PerFamily::from_fn(|_| Some(*local_ready)) },
             )
         })
         .collect()
@@ -244,6 +248,21 @@ fn a_service_answers_by_its_local_endpoints_in_both_families() {
     let answer = get(local(IpFamily::V4, port), "/").unwrap();
     assert_eq!(answer.status, 503, "the proxy does not keep up");
     assert!(answer.body.contains("\"serviceProxyHealthy\": false"));
+}
+
+#[test]
+fn a_service_of_one_family_answers_in_that_family_only() {
+    let setup = start(None);
+    let everywhere = PerFamily { v4: ListenAddresses::All, v6: ListenAddresses::All };
+    let services = ServiceHealth::start(&setup.servers, Arc::clone(&setup.state), everywhere);
+    let port = free_port();
+    let mut checks = wanted(&[("web", port, 1)]);
+    services.sync(&checks);
+    eventually("both families", || get(local(IpFamily::V6, port), "/").ok());
+    checks.values_mut().for_each(|check| check.local_endpoints.v6 = None);
+    services.sync(&checks);
+    eventually("IPv6 closed", || get(local(IpFamily::V6, port), "/").is_err().then_some(()));
+    assert_eq!(get(local(IpFamily::V4, port), "/").unwrap().status, 200);
 }
 
 #[test]

@@ -16,7 +16,7 @@ use prometheus::{Registry, TextEncoder};
 
 use crate::model::ObjectKind;
 use crate::net::{IpFamily, PerFamily};
-use crate::sync::SyncReport;
+use crate::sync::{Pending, SyncReport};
 
 pub use external::PacketCounts;
 
@@ -65,7 +65,6 @@ impl Metrics {
         for family in IpFamily::ALL.into_iter().filter(|family| self.families[*family]) {
             self.proxy.observe(report, family, now);
         }
-        self.proxy.changes_applied();
         self.own.observe(report);
     }
 
@@ -74,14 +73,19 @@ impl Metrics {
         self.proxy.queued(&self.families, now);
     }
 
-    /// Something was reported about a Service; it is pending until the next sync.
+    /// Something was reported about a Service, be it news or not.
     pub fn service_changed(&self) {
         self.proxy.service_changed();
     }
 
-    /// Something was reported about an EndpointSlice; it is pending until the next sync.
+    /// Something was reported about an EndpointSlice, be it news or not.
     pub fn endpoints_changed(&self) {
         self.proxy.endpoints_changed();
+    }
+
+    /// So many changes wait for the next sync.
+    pub fn set_pending(&self, pending: Pending) {
+        self.proxy.set_pending(pending);
     }
 
     /// An answer of `/healthz` with this status.

@@ -10,7 +10,7 @@ use prometheus::{
 use super::{registered, seconds};
 use crate::kernel::{Table, TableId};
 use crate::net::{IpFamily, PerFamily};
-use crate::sync::{SyncKind, SyncReport, TrafficPolicyLabel};
+use crate::sync::{Pending, SyncKind, SyncReport, TrafficPolicyLabel};
 
 const FAMILY: &str = "ip_family";
 
@@ -237,9 +237,9 @@ impl ProxyMetrics {
         }
     }
 
-    pub(super) fn changes_applied(&self) {
-        self.endpoint_changes_pending.set(0);
-        self.service_changes_pending.set(0);
+    pub(super) fn set_pending(&self, pending: Pending) {
+        self.endpoint_changes_pending.set(integer(pending.slices as u64));
+        self.service_changes_pending.set(integer(pending.services as u64));
     }
 
     pub(super) fn queued(&self, families: &PerFamily<bool>, now: SystemTime) {
@@ -250,12 +250,10 @@ impl ProxyMetrics {
 
     pub(super) fn service_changed(&self) {
         self.service_changes.inc();
-        self.service_changes_pending.inc();
     }
 
     pub(super) fn endpoints_changed(&self) {
         self.endpoint_changes.inc();
-        self.endpoint_changes_pending.inc();
     }
 
     pub(super) fn healthz_answered(&self, code: u16) {

@@ -17,7 +17,7 @@ use crate::sync::owner::{OwnerId, Owners, Retry};
 use crate::sync::program::{Plan, Programmer, Tally, plan_owner};
 use crate::sync::schedule::backoff;
 use crate::sync::watch::Watch;
-use crate::sync::{FailedOwner, HealthCheck, HealthChecks, SyncKind, SyncReport};
+use crate::sync::{FailedOwner, HealthCheck, HealthChecks, Pending, SyncKind, SyncReport};
 
 /// Makes a node context from the settings that it was made with, the Node and the node's addresses.
 pub type ContextOf = Box<dyn Fn(&Node, &PerFamily<Vec<IpAddr>>) -> NodeContext + Send>;
@@ -55,6 +55,9 @@ impl Default for Options {
 #[derive(Debug, Default)]
 struct Work {
     services: HashSet<ServiceName>,
+    /// Those of them that changed themselves, and not only in their slices.
+    changed_services: HashSet<ServiceName>,
+    changed_slices: usize,
     all_services: bool,
     base: bool,
     /// When a full sync is due; `None`: none has succeeded yet.
@@ -141,6 +144,7 @@ impl<K: Kernel, C: Clock> Engine<K, C> {
             Change::Slice(_, None) | Change::Service(..) | Change::Node(_) | Change::Complete(_) => None,
         };
         let removes_slice = matches!(change, Change::Slice(_, None));
+        let (is_service, is_slice) = (matches!(change, Change::Service(..)), matches!(change, Change::Slice(..)));
         let was_synced = self.cluster.synced();
         match self.cluster.apply(change) {
             Dirty::Nothing => {}
@@ -151,6 +155,8 @@ impl<K: Kernel, C: Clock> Engine<K, C> {
                     // A latency can't be told any more: the change that began it may never be programmed.
                     names.iter().for_each(|name| drop(self.triggers.remove(name)));
                 }
+                self.work.changed_slices += usize::from(is_slice);
+                self.work.changed_services.extend(names.iter().filter(|_| is_service).cloned());
                 self.work.services.extend(names);
                 self.mark_due();
             }
@@ -186,6 +192,11 @@ impl<K: Kernel, C: Clock> Engine<K, C> {
     /// Whether a change waits to be synced.
     pub fn has_work(&self) -> bool {
         self.cluster.synced() && self.work.since.is_some()
+    }
+
+    /// Changes that wait to be synced.
+    pub fn pending(&self) -> Pending {
+        Pending { services: self.work.changed_services.len(), slices: self.work.changed_slices }
     }
 
     /// The cluster as known.
@@ -238,6 +249,8 @@ impl<K: Kernel, C: Clock> Engine<K, C> {
         let start = self.clock.now();
         let full = self.work.full_due.is_none_or(|due| due <= start);
         self.work.since = None;
+        self.work.changed_services.clear();
+        self.work.changed_slices = 0;
         let mut run = Run {
             start,
             kind: if full { SyncKind::Full } else { SyncKind::Partial },

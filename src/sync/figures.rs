@@ -1,8 +1,6 @@
 //! Figures about one Service that are counted or reported, but program nothing.
 
-use std::collections::HashSet;
-
-use crate::compile::ServicePortPlan;
+use crate::compile::{ServicePortPlan, local_ready_addresses};
 use crate::model::ServiceEntry;
 use crate::net::{IpFamily, PerFamily};
 
@@ -27,14 +25,10 @@ pub(super) fn no_local(plans: &[ServicePortPlan], family: IpFamily) -> (u32, u32
     })
 }
 
-/// Distinct local addresses with a ready endpoint on any port, by family.
-pub(super) fn local_ready_endpoints(plans: &[ServicePortPlan]) -> PerFamily<usize> {
+/// Distinct local addresses with a ready endpoint on any port, in each family in which the Service exists.
+pub(super) fn local_ready_endpoints(plans: &[ServicePortPlan]) -> PerFamily<Option<usize>> {
     PerFamily::from_fn(|family| {
-        let ready = plans.iter().filter(|plan| plan.family == family).flat_map(|plan| &plan.endpoints);
-        ready
-            .filter(|endpoint| endpoint.local && endpoint.ready)
-            .map(|endpoint| endpoint.socket.ip())
-            .collect::<HashSet<_>>()
-            .len()
+        let exists = plans.iter().any(|plan| plan.family == family);
+        exists.then(|| local_ready_addresses(plans, family))
     })
 }

@@ -26,7 +26,7 @@ mod watch;
 
 pub use engine::{ContextOf, Engine, Options};
 pub use report::{
-    FailedOwner, FlowCleanup, HealthCheck, HealthChecks, SyncKind, SyncReport, TableRules, TrafficPolicyLabel,
+    FailedOwner, FlowCleanup, HealthCheck, HealthChecks, Pending, SyncKind, SyncReport, TableRules, TrafficPolicyLabel,
 };
 pub use runner::{Message, Observer, Runner};
 pub use schedule::Schedule;

@@ -17,6 +17,15 @@ pub enum SyncKind {
     Partial,
 }
 
+/// Changes that wait for the next sync.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Pending {
+    /// Services that are not as they were.
+    pub services: usize,
+    /// Changes of EndpointSlices.
+    pub slices: usize,
+}
+
 /// What one sync did.
 #[derive(Clone, Debug)]
 pub struct SyncReport {
@@ -80,8 +89,8 @@ pub struct TableRules {
 pub struct HealthCheck {
     /// The port to listen on.
     pub port: NonZeroU16,
-    /// Distinct local addresses with a ready endpoint, by family.
-    pub local_endpoints: PerFamily<usize>,
+    /// Distinct local addresses with a ready endpoint, by family; `None`: the Service does not exist in this family.
+    pub local_endpoints: PerFamily<Option<usize>>,
 }
 
 /// All such Services, as far as the kernel has confirmed them.

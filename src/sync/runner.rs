@@ -4,11 +4,12 @@ use std::net::IpAddr;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, TryRecvError};
 use std::time::Duration;
 
+use crate::compile::NodeContext;
 use crate::kernel::Kernel;
 use crate::model::Change;
 use crate::net::PerFamily;
 use crate::sync::clock::Clock;
-use crate::sync::{Engine, HealthChecks, Schedule, SyncReport};
+use crate::sync::{Engine, HealthChecks, Pending, Schedule, SyncReport};
 
 /// How long to wait for a message when nothing is due.
 const IDLE: Duration = Duration::from_secs(3600);
@@ -30,8 +31,10 @@ pub enum Message {
 pub trait Observer: Send {
     /// There is something to sync, and there was nothing before.
     fn queued(&mut self);
-    /// A sync ended.
-    fn synced(&mut self, report: &SyncReport, health_checks: &HealthChecks);
+    /// So many changes wait for the next sync now.
+    fn pending(&mut self, pending: Pending);
+    /// A sync for this node ended.
+    fn synced(&mut self, report: &SyncReport, node: &NodeContext, health_checks: &HealthChecks);
 }
 
 /// The sync thread's state.
@@ -41,6 +44,8 @@ pub struct Runner<K, C> {
     schedule: Schedule,
     observer: Box<dyn Observer>,
     queued: bool,
+    /// As the observer knows it.
+    pending: Pending,
 }
 
 impl<K: Kernel, C: Clock> Runner<K, C> {
@@ -51,7 +56,7 @@ impl<K: Kernel, C: Clock> Runner<K, C> {
         schedule: Schedule,
         observer: Box<dyn Observer>,
     ) -> Runner<K, C> {
-        Runner { engine, inbox, schedule, observer, queued: false }
+        Runner { engine, inbox, schedule, observer, queued: false, pending: Pending::default() }
     }
 
     /// Runs until told to stop; gives the engine back.
@@ -108,6 +113,15 @@ impl<K: Kernel, C: Clock> Runner<K, C> {
             self.queued = true;
             self.observer.queued();
         }
+        self.tell_pending();
+    }
+
+    fn tell_pending(&mut self) {
+        let pending = self.engine.pending();
+        if pending != self.pending {
+            self.pending = pending;
+            self.observer.pending(pending);
+        }
     }
 
     fn sync(&mut self) {
@@ -115,7 +129,8 @@ impl<K: Kernel, C: Clock> Runner<K, C> {
         self.schedule.completed(self.engine.clock.now());
         if let Some(report) = report {
             self.queued = !report.healthy();
-            self.observer.synced(&report, self.engine.health_checks());
+            self.observer.synced(&report, self.engine.context(), self.engine.health_checks());
         }
+        self.tell_pending();
     }
 }

@@ -146,7 +146,7 @@ fn a_health_check_port_is_offered_once_its_service_is_programmed() {
     assert!(rig.engine.health_checks().is_empty());
     rig.settle();
     let check = &rig.engine.health_checks()[&service_name("web")];
-    assert_eq!((check.port.get(), check.local_endpoints.v4, check.local_endpoints.v6), (31000, 1, 0));
+    assert_eq!((check.port.get(), check.local_endpoints.v4, check.local_endpoints.v6), (31000, Some(1), Some(0)));
     rig.apply([Change::Service(service_name("web"), None)]);
     rig.settle();
     assert!(rig.engine.health_checks().is_empty());
