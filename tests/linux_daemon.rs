@@ -20,13 +20,21 @@ struct Daemon(Child);
 
 impl Daemon {
     fn start(server: &ApiServer) -> Daemon {
-        let child = Command::new(env!("CARGO_BIN_EXE_portolan"))
-            .args(["--master", &server.url(), "--hostname-override", "node1", "--iptables-variant", "nft"])
-            .args(["--cluster-cidr", "10.244.0.0/16", "--iptables-min-sync-period", "100ms"])
-            .stderr(Stdio::null())
-            .spawn()
-            .expect("the daemon starts");
-        Daemon(child)
+        Daemon::spawn(&mut Daemon::command(&["--master", &server.url()]))
+    }
+
+    fn command(arguments: &[&str]) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_portolan"));
+        command
+            .args(["--hostname-override", "node1", "--iptables-variant", "nft", "--cluster-cidr", "10.244.0.0/16"])
+            .args(["--iptables-min-sync-period", "100ms"])
+            .args(arguments)
+            .stderr(Stdio::null());
+        command
+    }
+
+    fn spawn(command: &mut Command) -> Daemon {
+        Daemon(command.spawn().expect("the daemon starts"))
     }
 
     /// Sends SIGTERM; returns the exit code and how long the end took.
@@ -154,5 +162,31 @@ fn a_bad_object_is_reported_and_the_others_are_served() {
         assert!((metric("portolan_objects_with_problems{kind=\"Service\"}") - 1.0).abs() < f64::EPSILON);
         server.delete(Resource::Services, "shop", "bad");
         wait_for("no problems", || metric("portolan_objects_with_problems{kind=\"Service\"}") == 0.0);
+    });
+}
+
+#[test]
+fn a_node_on_which_no_sync_ever_succeeds_becomes_unhealthy_and_healthy_again_when_one_does() {
+    in_namespace(|| {
+        let server = ApiServer::start();
+        server.apply(service());
+        server.apply(slice(&["10.244.0.2"]));
+        // Reading a table fails as long as a file is not there.
+        let tools = tempfile::tempdir().unwrap();
+        let works = tools.path().join("works");
+        let real = shell("command -v iptables-nft-save");
+        let script = format!("#!/bin/sh\n[ -e {} ] || exit 1\nexec {} \"$@\"\n", works.display(), real.trim());
+        std::fs::write(tools.path().join("iptables-nft-save"), script).unwrap();
+        shell(&format!("chmod +x {}/iptables-nft-save", tools.path().display()));
+        let path = format!("{}:{}", tools.path().display(), std::env::var("PATH").unwrap());
+        let master = server.url();
+        let arguments = ["--master", &master, "--iptables-sync-period", "1s"];
+        let _daemon = Daemon::spawn(Daemon::command(&arguments).env("PATH", path));
+        wait_for("the health server", || TcpStream::connect(HEALTHZ).is_ok());
+        assert_eq!(get(HEALTHZ, "/livez").0, 200, "there was no time to fail");
+        wait_for("unhealthy", || get(HEALTHZ, "/livez").0 == 503);
+        std::fs::write(works, "").unwrap();
+        wait_for("healthy", || get(HEALTHZ, "/livez").0 == 200);
+        assert_eq!(endpoints(), ["10.244.0.2:8080"]);
     });
 }

@@ -33,6 +33,11 @@ impl Observer for Announcer {
 }
 
 impl Announcer {
+    /// The loop begins.
+    pub(super) fn begin(&self) {
+        self.families().for_each(|family| self.health.updated(family));
+    }
+
     fn families(&self) -> impl Iterator<Item = IpFamily> {
         IpFamily::ALL.into_iter().filter(|family| self.families[*family])
     }

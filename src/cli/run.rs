@@ -52,6 +52,8 @@ pub(super) fn run(flags: &Flags) -> anyhow::Result<()> {
         service_health,
         families: facts.families,
     };
+    // From here on a change that waits for too long counts, also when no sync ever succeeds.
+    announcer.begin();
     let sync = spawn_sync(&settings, kernel, facts.clone(), inbox, announcer)?;
     let intake = Intake::new(to_sync.clone(), metrics, health);
     let intake = std::thread::Builder::new().name("intake".into()).spawn(move || intake.run(events))?;

@@ -28,7 +28,7 @@ pub enum Message {
 
 /// Who hears about syncs: metrics, health, the log.
 pub trait Observer: Send {
-    /// There is something to sync, and there was nothing before.
+    /// There is something to sync (changes, a retry or an audit), and there was nothing before.
     fn queued(&mut self);
     /// A sync ended.
     fn synced(&mut self, report: &SyncReport, health_checks: &HealthChecks);
@@ -94,13 +94,20 @@ impl<K: Kernel, C: Clock> Runner<K, C> {
             Message::FullSync => self.engine.request_full(),
             Message::Stop => {}
         }
-        if !self.queued && self.engine.has_work() {
-            self.queued = true;
+        if self.engine.has_work() {
+            self.queue();
+        }
+    }
+
+    fn queue(&mut self) {
+        if !std::mem::replace(&mut self.queued, true) {
             self.observer.queued();
         }
     }
 
     fn sync(&mut self) {
+        // An audit or a retry is something to sync, too: if it fails or hangs, health must come to know.
+        self.queue();
         let report = self.engine.sync();
         self.schedule.completed(self.engine.clock.now());
         if let Some(report) = report {
