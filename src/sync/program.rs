@@ -73,12 +73,14 @@ pub(crate) fn plan_owner(
     }
     for rule in &owner.rules {
         let plan = &mut plans[rule.chain.table.family];
-        match ledger.rules.pending(rule) {
-            Some(Pending::Remove) if plan.seen_rules.insert(rule.clone()) => plan.deletes.push((id, rule.clone())),
-            Some(Pending::Add(placement)) if plan.seen_rules.insert(rule.clone()) => {
-                plan.inserts.push((id, rule.clone(), placement));
-            }
-            Some(_) | None => {}
+        let Some(pending) = ledger.rules.pending(rule) else { continue };
+        if !plan.seen_rules.insert(rule.clone()) {
+            continue;
+        }
+        // Of a rule that stands there more than once all copies go, and one comes back where it belongs.
+        plan.deletes.extend((0..ledger.copies(rule)).map(|_| (id, rule.clone())));
+        if let Pending::Add(wanted) | Pending::Change(wanted) = pending {
+            plan.inserts.push((id, rule.clone(), wanted.placement));
         }
     }
 }
@@ -174,8 +176,12 @@ impl<K: Kernel, C: Clock> Programmer<'_, K, C> {
         match op {
             Op::CreateChain(chain) | Op::ReplaceChain(chain, _) => self.ledger.chains.pending(chain).is_some(),
             Op::DeleteChain(chain) => self.ledger.chains.known(chain).is_some(),
-            Op::InsertRule(rule, _) => self.ledger.rules.known(rule).is_none(),
-            Op::DeleteRule(rule) => self.ledger.rules.known(rule).is_some(),
+            Op::InsertRule(rule, _) => {
+                matches!(self.ledger.rules.pending(rule), Some(Pending::Add(_) | Pending::Change(_)))
+            }
+            Op::DeleteRule(rule) => {
+                matches!(self.ledger.rules.pending(rule), Some(Pending::Remove | Pending::Change(_)))
+            }
             Op::RewriteChain(..) | Op::DeleteFlow(_) => true,
         }
     }

@@ -24,6 +24,41 @@ fn services_chain() -> ChainKey {
 }
 
 #[test]
+fn rules_that_stand_there_more_than_once_are_found_and_put_in_their_place_once() {
+    let mut rig = fake();
+    rig.apply(web().initial());
+    rig.sync();
+    let wanted = rig.text();
+    let host = |table, name| ChainKey::new(IpFamily::V4, table, name);
+    let chains = [host(Table::Filter, names::HOST_FORWARD), host(Table::Nat, names::HOST_PREROUTING), services_chain()];
+    for chain in chains {
+        // As `iptables-save | iptables-restore --noflush` does it, behind a rule of somebody else.
+        let rules = rig.engine.kernel_mut().chain_mut(&chain);
+        let copies = rules.clone();
+        if chain != services_chain() {
+            rules.push("-s 198.51.100.7/32 -j RETURN".into());
+        }
+        rules.extend(copies);
+    }
+    rig.clock.advance(Options::default().full_interval);
+    let report = rig.sync();
+    assert!(report.success(), "{:?}", report.failed);
+    assert!(report.drift.values().sum::<u64>() >= 3, "{:?}", report.drift);
+    for chain in &chains[..2] {
+        let rules = rig.engine.kernel_mut().chain_mut(chain);
+        assert_eq!(rules.pop().unwrap(), "-s 198.51.100.7/32 -j RETURN", "ours come first");
+    }
+    assert_eq!(rig.text(), wanted);
+    // What was duplicated goes as a whole when it is not wanted any more.
+    let chain = rig.engine.kernel_mut().chain_mut(&services_chain());
+    chain.extend(chain.clone());
+    rig.engine.request_full();
+    rig.apply(web().changes_to(&World::default()));
+    assert!(rig.sync().success());
+    assert_eq!(rig.text(), from_scratch(&World::default()));
+}
+
+#[test]
 fn nothing_is_written_before_both_lists_are_complete() {
     let mut rig = fake();
     let mut changes = web().initial();
