@@ -283,3 +283,29 @@ fn kube_proxys_cleanup_flag_removes_what_was_programmed() {
         assert!(!shell("iptables-nft-save").contains("KUBE-SERVICES"));
     });
 }
+
+#[test]
+fn a_node_on_which_no_sync_ever_succeeds_becomes_unhealthy_and_healthy_again_when_one_does() {
+    in_namespace(|| {
+        let server = ApiServer::start();
+        server.apply(service());
+        server.apply(slice(&["10.244.0.2"]));
+        // Reading a table fails as long as a file is not there.
+        let tools = tempfile::tempdir().unwrap();
+        let works = tools.path().join("works");
+        let real = shell("command -v iptables-nft-save");
+        let script = format!("#!/bin/sh\n[ -e {} ] || exit 1\nexec {} \"$@\"\n", works.display(), real.trim());
+        std::fs::write(tools.path().join("iptables-nft-save"), script).unwrap();
+        shell(&format!("chmod +x {}/iptables-nft-save", tools.path().display()));
+        let path = format!("{}:{}", tools.path().display(), std::env::var("PATH").unwrap());
+        let _daemon = Daemon::start_with(&server, |command| {
+            command.env("PATH", path).args(["--iptables-variant", "nft", "--iptables-sync-period", "1s"]);
+        });
+        wait_for("the health server", || TcpStream::connect(HEALTHZ).is_ok());
+        assert_eq!(get(HEALTHZ, "/livez").0, 200, "there was no time to fail");
+        wait_for("unhealthy", || get(HEALTHZ, "/livez").0 == 503);
+        std::fs::write(works, "").unwrap();
+        wait_for("healthy", || get(HEALTHZ, "/livez").0 == 200);
+        assert_eq!(endpoints(), ["10.244.0.2:8080"]);
+    });
+}

@@ -253,6 +253,16 @@ fn a_file_that_is_not_text_is_noted_and_the_others_count() {
 }
 
 #[test]
+fn a_file_that_is_too_large_is_noted_and_the_others_count() {
+    let dir = dir_with(&[("a.yaml", &service("a", 80)), ("b.yaml", "")]);
+    // Mostly a hole, which takes no room on the disk but would in memory.
+    std::fs::File::options().write(true).open(dir.path().join("b.yaml")).unwrap().set_len(300 << 20).unwrap();
+    let state = loaded(dir.path());
+    assert_eq!(state.services(), ["shop/a"]);
+    assert!(state.notes()[0].contains("larger than 256 MiB"), "{:?}", state.notes());
+}
+
+#[test]
 fn of_an_object_that_is_defined_twice_the_last_counts() {
     let dir = dir_with(&[("a.yaml", &service("x", 1)), ("b.yaml", &service("x", 2))]);
     let state = loaded(dir.path());

@@ -69,6 +69,7 @@ pub(super) fn log_report(report: &SyncReport) {
         let (error, attempts) = (&failed.error, failed.attempts);
         match &failed.service {
             Some(service) => tracing::warn!(%service, %error, attempts, retry_in_ms, "Service is not programmed"),
+            None if failed.isolated => tracing::warn!(%error, attempts, retry_in_ms, "leftovers cannot be removed"),
             None => {
                 tracing::warn!(%error, attempts, retry_in_ms, "rules on which all Services stand are not programmed");
             }

@@ -128,6 +128,7 @@ fn finish(report: &SyncReport) -> anyhow::Result<()> {
     for failed in &report.failed {
         match &failed.service {
             Some(service) => eprintln!("portolan: Service {service}: {}", failed.error),
+            None if failed.isolated => eprintln!("portolan: leftovers cannot be removed: {}", failed.error),
             None => eprintln!("portolan: the rules on which all Services stand: {}", failed.error),
         }
     }

@@ -7,7 +7,8 @@ use std::sync::mpsc::{self, Receiver, Sender};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use anyhow::Context;
+use anyhow::{Context, bail};
+use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender};
 
 use crate::cli::context::Facts;
 use crate::cli::intake::Intake;
@@ -45,28 +46,70 @@ pub(super) fn run(flags: &Flags) -> anyhow::Result<()> {
     let (to_sync, inbox) = mpsc::channel();
     let (sender, events) = mpsc::channel();
     to_sync.send(Message::Addresses(addresses)).context("no sync thread")?;
-    let watcher = watch_addresses(&kernel, to_sync.clone())?;
+    let (ends, mut ended) = tokio::sync::mpsc::unbounded_channel();
+    let watcher = watch_addresses(&kernel, to_sync.clone(), Vital::new("addresses", &ends))?;
     let announcer = Announcer {
         metrics: Arc::clone(&metrics),
         health: Arc::clone(&health),
         service_health,
         families: facts.families,
     };
+    // From here on a change that waits for too long counts, also when no sync ever succeeds.
     announcer.begin();
-    let sync = spawn_sync(&settings, kernel, facts.clone(), inbox, announcer)?;
+    let sync = spawn_sync(&settings, kernel, facts.clone(), inbox, announcer, Vital::new("sync", &ends))?;
     let intake = Intake::new(to_sync.clone(), metrics, health);
-    let intake = std::thread::Builder::new().name("intake".into()).spawn(move || intake.run(events))?;
+    // It ends when the source does.
+    let vital = Vital::new("intake", &ends);
+    let run_intake = move || {
+        let _vital = vital;
+        intake.run(events);
+    };
+    let intake = std::thread::Builder::new().name("intake".into()).spawn(run_intake)?;
     let source = Source::start(flags, &settings, &facts.node_name, sender)?;
 
-    let signal = wait_for_signal()?;
-    tracing::info!(signal, "stopping; rules stay in place");
+    let end = wait_for_end(&mut ended)?;
+    match end {
+        End::Signal(signal) => tracing::info!(signal, "stopping; rules stay in place"),
+        End::Thread(thread) => tracing::error!(thread, "a thread ended by itself; stopping; rules stay in place"),
+    }
     let deadline = SystemClock.now() + STOP_WITHIN;
     let _nobody_left = to_sync.send(Message::Stop);
-    source.stop();
+    source.stop(deadline);
     join_until(sync, deadline);
     join_until(intake, deadline);
-    drop((watcher, servers));
-    Ok(())
+    drop_until((watcher, servers), deadline);
+    match end {
+        End::Signal(_) => Ok(()),
+        End::Thread(thread) => bail!("the thread {thread} ended by itself"),
+    }
+}
+
+/// Why the daemon ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum End {
+    /// A signal of this name arrived.
+    Signal(&'static str),
+    /// The thread of this name, without which there is no work, ended or panicked.
+    Thread(&'static str),
+}
+
+/// Held by a thread without which the daemon would be a zombie that says that it is healthy.
+struct Vital {
+    thread: &'static str,
+    ends: UnboundedSender<&'static str>,
+}
+
+impl Vital {
+    fn new(thread: &'static str, ends: &UnboundedSender<&'static str>) -> Vital {
+        Vital { thread, ends: ends.clone() }
+    }
+}
+
+impl Drop for Vital {
+    fn drop(&mut self) {
+        // Nobody waits any more when the daemon ends as a whole.
+        let _ended = self.ends.send(self.thread);
+    }
 }
 
 fn metrics(kernel: &LinuxKernel, facts: &Facts) -> anyhow::Result<Metrics> {
@@ -111,8 +154,9 @@ pub(super) fn addresses(kernel: &LinuxKernel, facts: &Facts) -> anyhow::Result<P
     Ok(all)
 }
 
-fn watch_addresses(kernel: &LinuxKernel, to_sync: Sender<Message>) -> anyhow::Result<AddressWatch> {
+fn watch_addresses(kernel: &LinuxKernel, to_sync: Sender<Message>, vital: Vital) -> anyhow::Result<AddressWatch> {
     let changed = move |addresses| {
+        let _lives_as_long_as_the_thread = &vital;
         let _nobody_left = to_sync.send(Message::Addresses(addresses));
     };
     kernel.watch_addresses(changed).context("cannot watch the addresses of this node")
@@ -124,11 +168,15 @@ fn spawn_sync(
     facts: Facts,
     inbox: Receiver<Message>,
     announcer: Announcer,
+    vital: Vital,
 ) -> anyhow::Result<JoinHandle<()>> {
     let options = engine_options(settings, kernel.tools().variant());
     let engine = engine(kernel, settings, facts, options);
     let runner = Runner::new(engine, inbox, Schedule::new(settings.min_sync_period), Box::new(announcer));
-    let run = move || drop(runner.run());
+    let run = move || {
+        let _vital = vital;
+        drop(runner.run());
+    };
     std::thread::Builder::new().name("sync".into()).spawn(run).context("cannot start the sync thread")
 }
 
@@ -146,9 +194,10 @@ impl Source {
         })
     }
 
-    fn stop(self) {
+    fn stop(self, deadline: Instant) {
         match self {
-            Source::Manifests(watcher) => drop(watcher),
+            // It may be in the middle of a large file.
+            Source::Manifests(watcher) => drop_until(watcher, deadline),
             Source::Api(source) => source.stop(),
         }
     }
@@ -189,16 +238,17 @@ impl ApiSource {
     }
 }
 
-/// Blocks until SIGTERM or SIGINT arrives; returns its name.
-fn wait_for_signal() -> anyhow::Result<&'static str> {
+/// Blocks until SIGTERM or SIGINT arrives, or a vital thread ends.
+fn wait_for_end(ended: &mut UnboundedReceiver<&'static str>) -> anyhow::Result<End> {
     use tokio::signal::unix::{SignalKind, signal};
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(async {
         let mut terminate = signal(SignalKind::terminate())?;
         let mut interrupt = signal(SignalKind::interrupt())?;
         Ok(tokio::select! {
-            _ = terminate.recv() => "SIGTERM",
-            _ = interrupt.recv() => "SIGINT",
+            _ = terminate.recv() => End::Signal("SIGTERM"),
+            _ = interrupt.recv() => End::Signal("SIGINT"),
+            Some(thread) = ended.recv() => End::Thread(thread),
         })
     })
 }
@@ -211,5 +261,43 @@ fn join_until<T>(thread: JoinHandle<T>, deadline: Instant) {
     }
     if thread.is_finished() && thread.join().is_err() {
         tracing::error!("a thread panicked");
+    }
+}
+
+/// Drops a value that waits for a thread of its own, but does not wait for longer than until the deadline.
+fn drop_until(value: impl Send + 'static, deadline: Instant) {
+    // Without a thread the value is dropped here.
+    if let Ok(thread) = std::thread::Builder::new().name("end".into()).spawn(move || drop(value)) {
+        join_until(thread, deadline);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_vital_thread_that_panics_ends_the_daemon() {
+        let (ends, mut ended) = tokio::sync::mpsc::unbounded_channel();
+        let vital = Vital::new("sync", &ends);
+        let thread = std::thread::spawn(move || {
+            let _vital = vital;
+            panic!("on purpose");
+        });
+        assert_eq!(wait_for_end(&mut ended).unwrap(), End::Thread("sync"));
+        assert!(thread.join().is_err());
+    }
+
+    #[test]
+    fn what_takes_long_to_end_is_left_behind() {
+        struct Slow;
+        impl Drop for Slow {
+            fn drop(&mut self) {
+                std::thread::sleep(Duration::from_secs(10));
+            }
+        }
+        let began = SystemClock.now();
+        drop_until(Slow, began + Duration::from_millis(50));
+        assert!(began.elapsed() < Duration::from_secs(5));
     }
 }

@@ -4,7 +4,7 @@
 //! all-or-nothing per section as `iptables-restore`. `tests/conformance.rs` runs one suite on this and on the real one, so
 //! that it is never kinder than the kernel.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::net::IpAddr;
 
 use crate::kernel::chain::DigestBuilder;
@@ -236,10 +236,10 @@ fn step(op: &Op) -> u8 {
 
 /// The section of a transaction that an operation belongs to: what adds to the filter table, then everything of the nat
 /// table, then what removes from the filter table. `None` for operations that are on their own.
-fn section(op: &Op) -> Option<Section> {
+fn section(op: &Op, moves: bool) -> Option<Section> {
     let (table, removes) = match op {
         Op::CreateChain(chain) | Op::ReplaceChain(chain, _) | Op::RewriteChain(chain, _) => (chain.table, false),
-        Op::InsertRule(rule, _) => (rule.chain.table, false),
+        Op::InsertRule(rule, _) => (rule.chain.table, moves),
         Op::DeleteRule(rule) => (rule.chain.table, true),
         Op::DeleteChain(chain) => (chain.table, true),
         Op::DeleteFlow(_) => return None,
@@ -251,6 +251,10 @@ fn section(op: &Op) -> Option<Section> {
         (Table::Mangle, _) => 3,
     };
     Some((table.family, place, table))
+}
+
+fn deleted_rule(op: &Op) -> Option<&RuleKey> {
+    if let Op::DeleteRule(rule) = op { Some(rule) } else { None }
 }
 
 fn aborted(op: &Op) -> KernelError {
@@ -312,8 +316,11 @@ impl Kernel for FakeKernel {
         self.generation += 1;
         let mut results: Vec<Result<(), KernelError>> = vec![Ok(()); transaction.len()];
         let mut sections: BTreeMap<Section, Vec<(usize, &Op)>> = BTreeMap::new();
+        let deleted: HashSet<&RuleKey> = transaction.iter().filter_map(deleted_rule).collect();
         for (at, op) in transaction.iter().enumerate() {
-            match (section(op), op) {
+            // A rule that is deleted and inserted is put in its place after the removal of its copies.
+            let moves = matches!(op, Op::InsertRule(rule, _) if deleted.contains(rule));
+            match (section(op, moves), op) {
                 (Some(section), _) => sections.entry(section).or_default().push((at, op)),
                 (None, Op::DeleteFlow(flow)) => match self.flows.iter().position(|known| known == flow) {
                     Some(found) => drop(self.flows.swap_remove(found)),

@@ -1,5 +1,6 @@
 //! The input of one `iptables-restore` run for a transaction, and which operation each line came from. Pure.
 
+use std::collections::HashSet;
 use std::fmt::Write;
 use std::sync::Arc;
 
@@ -57,9 +58,15 @@ pub(super) fn chain_of(op: &Op) -> Option<&ChainKey> {
 pub(super) fn build(transaction: &[Op], family: IpFamily) -> Script {
     let (mut before, mut nat, mut after) = (Parts::default(), Parts::default(), Parts::default());
     let mut mangle = Parts::default();
+    let deleted: HashSet<&RuleKey> = transaction.iter().filter_map(deleted_rule).collect();
     for (index, op) in transaction.iter().enumerate() {
         let Some(chain) = chain_of(op).filter(|chain| chain.table.family == family) else { continue };
-        let removes = matches!(op, Op::DeleteRule(_) | Op::DeleteChain(_));
+        let removes = match op {
+            Op::DeleteRule(_) | Op::DeleteChain(_) => true,
+            // It is put in its place, so that it has to come after the removal of its copies.
+            Op::InsertRule(rule, _) => deleted.contains(rule),
+            Op::CreateChain(_) | Op::ReplaceChain(..) | Op::RewriteChain(..) | Op::DeleteFlow(_) => false,
+        };
         let parts = match chain.table.table {
             Table::Nat => &mut nat,
             Table::Mangle => &mut mangle,
@@ -93,6 +100,13 @@ fn size_of(op: &Op) -> usize {
         }
         Op::InsertRule(rule, _) | Op::DeleteRule(rule) => rule.spec.len() + ChainName::MAX + WORDS,
         Op::DeleteFlow(_) => 0,
+    }
+}
+
+fn deleted_rule(op: &Op) -> Option<&RuleKey> {
+    match op {
+        Op::DeleteRule(rule) => Some(rule),
+        _ => None,
     }
 }
 

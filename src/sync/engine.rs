@@ -567,7 +567,7 @@ impl<K: Kernel, C: Clock> Engine<K, C> {
             error: retry.error.clone(),
             attempts: retry.attempts,
             retry_in: retry.at.saturating_duration_since(now),
-            isolated: retry.culprit && owner.name.is_some(),
+            isolated: retry.culprit && id != OwnerId::BASE,
         });
         SyncReport {
             kind: run.kind,

@@ -34,10 +34,24 @@ impl State for ChainState {
     }
 }
 
-impl State for Placement {
-    /// Where a rule was put does not matter once it is there.
-    fn same(&self, _other: &Self) -> bool {
-        true
+/// A rule of a shared chain or host chain.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct RuleState {
+    /// Where it is put. That does not matter once it is there.
+    pub(crate) placement: Placement,
+    /// How often it stands there: others may have added it again, and deleting a rule deletes one copy.
+    pub(crate) copies: u32,
+}
+
+impl RuleState {
+    fn once(placement: Placement) -> RuleState {
+        RuleState { placement, copies: 1 }
+    }
+}
+
+impl State for RuleState {
+    fn same(&self, other: &Self) -> bool {
+        self.copies == other.copies
     }
 }
 
@@ -45,7 +59,7 @@ impl State for Placement {
 #[derive(Debug, Default)]
 pub(crate) struct Ledger {
     pub(crate) chains: Tracked<ChainKey, ChainState>,
-    pub(crate) rules: Tracked<RuleKey, Placement>,
+    pub(crate) rules: Tracked<RuleKey, RuleState>,
     /// Rules known to exist, by table, for the metrics.
     totals: HashMap<TableId, u64>,
 }
@@ -75,7 +89,7 @@ impl Ledger {
             owner.chains.push(chain);
         }
         for (rule, placement) in fragment.rules {
-            self.rules.want(&rule, id, placement);
+            self.rules.want(&rule, id, RuleState::once(placement));
             owner.rules.push(rule);
         }
         let kept: HashSet<&ChainKey> = owner.chains.iter().collect();
@@ -157,11 +171,11 @@ impl Ledger {
                     .filter(|(rule, _, known)| rule.chain == *chain && known.is_some() && !written.contains(rule))
                     .map(|(rule, _, _)| rule.clone())
                     .collect();
-                others.iter().for_each(|rule| self.learn_rule(rule, None));
-                rules.iter().for_each(|rule| self.learn_rule(rule, Some(Placement::Head)));
+                others.iter().for_each(|rule| self.learn_copies(rule, 0));
+                rules.iter().for_each(|rule| self.learn_copies(rule, 1));
             }
-            Op::InsertRule(rule, placement) => self.learn_rule(rule, Some(*placement)),
-            Op::DeleteRule(rule) => self.learn_rule(rule, None),
+            Op::InsertRule(rule, _) => self.learn_copies(rule, self.copies(rule).saturating_add(1)),
+            Op::DeleteRule(rule) => self.learn_copies(rule, self.copies(rule).saturating_sub(1)),
             Op::DeleteChain(chain) => self.learn_chain(chain, None),
             Op::DeleteFlow(_) => {}
         }
@@ -174,7 +188,8 @@ impl Ledger {
     /// a rule that kubelet writes with the same text.
     pub(crate) fn observe(&mut self, owners: &mut Owners, table: TableId, dump: TableDump, removable: &Claims) -> u64 {
         let mut chains: HashMap<ChainKey, ChainState> = HashMap::new();
-        let mut rules: HashSet<RuleKey> = HashSet::new();
+        let mut rules: HashMap<RuleKey, u32> = HashMap::new();
+        let mut count = |rule: RuleKey| *rules.entry(rule).or_default() += 1;
         for (name, found) in dump.chains {
             let chain = ChainKey { table, name };
             match found {
@@ -183,7 +198,7 @@ impl Ledger {
                 }
                 FoundChain::Shared(specs) => {
                     chains.insert(chain, ChainState::SHARED);
-                    rules.extend(specs.into_iter().map(|spec| RuleKey { chain, spec }));
+                    specs.into_iter().for_each(|spec| count(RuleKey { chain, spec }));
                 }
                 FoundChain::Host(specs) => {
                     // A host chain is never ours to remove, so that it counts only where somebody needs it to exist.
@@ -191,9 +206,10 @@ impl Ledger {
                         chains.insert(chain, ChainState::SHARED);
                     }
                     let found = specs.into_iter().map(|spec| RuleKey { chain, spec });
-                    rules.extend(found.filter(|rule| {
+                    let ours = |rule: &RuleKey| {
                         self.rules.wanted(rule).is_some() || removable.is_jump(table, &name, &rule.spec)
-                    }));
+                    };
+                    found.filter(ours).for_each(&mut count);
                 }
             }
         }
@@ -208,9 +224,9 @@ impl Ledger {
             self.learn_chain(&chain, found);
         }
         for rule in known_rules {
-            let found = rules.remove(&rule).then_some(Placement::Head);
-            drift += u64::from(!same(self.rules.known(&rule), found));
-            self.learn_rule(&rule, found);
+            let found = rules.remove(&rule).unwrap_or(0);
+            drift += u64::from(self.copies(&rule) != found);
+            self.learn_copies(&rule, found);
         }
         drift += (chains.len() + rules.len()) as u64;
         let Some(strays) = owners.get_mut(OwnerId::STRAYS) else { return drift };
@@ -218,8 +234,8 @@ impl Ledger {
             self.learn_chain(&chain, Some(state));
             strays.chains.push(chain);
         }
-        for rule in rules {
-            self.learn_rule(&rule, Some(Placement::Head));
+        for (rule, copies) in rules {
+            self.learn_copies(&rule, copies);
             strays.rules.push(rule);
         }
         drift
@@ -236,7 +252,7 @@ impl Ledger {
             .rules
             .iter()
             .filter(|(rule, _, _)| rule.chain == *chain)
-            .filter_map(|(rule, wanted, _)| Some((wanted?, rule.clone())))
+            .filter_map(|(rule, wanted, _)| Some((wanted?.placement, rule.clone())))
             .collect();
         rules.sort_unstable();
         rules.into_iter().map(|(_, rule)| rule).collect()
@@ -248,10 +264,16 @@ impl Ledger {
         *total = (*total + known.map_or(0, ChainState::rules)).saturating_sub(before.map_or(0, ChainState::rules));
     }
 
-    fn learn_rule(&mut self, rule: &RuleKey, known: Option<Placement>) {
-        let before = self.rules.learn(rule, known);
+    /// How many copies of a rule the kernel is known to hold.
+    pub(crate) fn copies(&self, rule: &RuleKey) -> u32 {
+        self.rules.known(rule).map_or(0, |known| known.copies)
+    }
+
+    fn learn_copies(&mut self, rule: &RuleKey, copies: u32) {
+        let known = (copies > 0).then_some(RuleState { placement: Placement::Head, copies });
+        let before = self.rules.learn(rule, known).map_or(0, |before| before.copies);
         let total = self.totals.entry(rule.chain.table).or_default();
-        *total = (*total + u64::from(known.is_some())).saturating_sub(u64::from(before.is_some()));
+        *total = (*total + u64::from(copies)).saturating_sub(u64::from(before));
     }
 }
 

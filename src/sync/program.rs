@@ -73,12 +73,14 @@ pub(crate) fn plan_owner(
     }
     for rule in &owner.rules {
         let plan = &mut plans[rule.chain.table.family];
-        match ledger.rules.pending(rule) {
-            Some(Pending::Remove) if plan.seen_rules.insert(rule.clone()) => plan.deletes.push((id, rule.clone())),
-            Some(Pending::Add(placement)) if plan.seen_rules.insert(rule.clone()) => {
-                plan.inserts.push((id, rule.clone(), placement));
-            }
-            Some(_) | None => {}
+        let Some(pending) = ledger.rules.pending(rule) else { continue };
+        if !plan.seen_rules.insert(rule.clone()) {
+            continue;
+        }
+        // Of a rule that stands there more than once all copies go, and one comes back where it belongs.
+        plan.deletes.extend((0..ledger.copies(rule)).map(|_| (id, rule.clone())));
+        if let Pending::Add(wanted) | Pending::Change(wanted) = pending {
+            plan.inserts.push((id, rule.clone(), wanted.placement));
         }
     }
 }
@@ -174,8 +176,12 @@ impl<K: Kernel, C: Clock> Programmer<'_, K, C> {
         match op {
             Op::CreateChain(chain) | Op::ReplaceChain(chain, _) => self.ledger.chains.pending(chain).is_some(),
             Op::DeleteChain(chain) => self.ledger.chains.known(chain).is_some(),
-            Op::InsertRule(rule, _) => self.ledger.rules.known(rule).is_none(),
-            Op::DeleteRule(rule) => self.ledger.rules.known(rule).is_some(),
+            Op::InsertRule(rule, _) => {
+                matches!(self.ledger.rules.pending(rule), Some(Pending::Add(_) | Pending::Change(_)))
+            }
+            Op::DeleteRule(rule) => {
+                matches!(self.ledger.rules.pending(rule), Some(Pending::Remove | Pending::Change(_)))
+            }
             Op::RewriteChain(..) | Op::DeleteFlow(_) => true,
         }
     }
@@ -257,8 +263,10 @@ impl<K: Kernel, C: Clock> Programmer<'_, K, C> {
     fn commit_isolating(&mut self, family: IpFamily, ops: Vec<OwnedOp>) {
         let mut queue = vec![ops];
         let mut rounds = 0;
+        let mut held = BTreeSet::new();
         while let Some(mut batch) = queue.pop() {
-            batch.retain(|owned| !self.tally.failures[family].contains_key(&owned.owner));
+            let failures = &self.tally.failures[family];
+            batch.retain(|owned| !failures.contains_key(&owned.owner) || held.contains(&owned.owner));
             if batch.is_empty() {
                 continue;
             }
@@ -269,12 +277,20 @@ impl<K: Kernel, C: Clock> Programmer<'_, K, C> {
                 continue;
             }
             rounds += 1;
-            queue.extend(self.isolate(family, failed, rounds));
+            queue.extend(self.isolate(family, failed, rounds, &mut held));
         }
     }
 
-    /// Books the failures of one transaction and returns what is to be tried again without them.
-    fn isolate(&mut self, family: IpFamily, failed: Vec<(OwnedOp, KernelError)>, rounds: usize) -> Vec<Vec<OwnedOp>> {
+    /// Books the failures of one transaction and returns what is to be tried again without them. `held`: owners who failed
+    /// only in that a chain of theirs can't go, since something foreign leads to it. It carries no traffic of ours: what
+    /// else they want goes on, above all the removal of rules.
+    fn isolate(
+        &mut self,
+        family: IpFamily,
+        failed: Vec<(OwnedOp, KernelError)>,
+        rounds: usize,
+        held: &mut BTreeSet<OwnerId>,
+    ) -> Vec<Vec<OwnedOp>> {
         let owners: BTreeSet<OwnerId> = failed.iter().map(|(owned, _)| owned.owner).collect();
         let names_one = |kind: ErrorKind| {
             matches!(kind, ErrorKind::Rejected | ErrorKind::Exists | ErrorKind::NotFound | ErrorKind::Busy)
@@ -291,13 +307,25 @@ impl<K: Kernel, C: Clock> Programmer<'_, K, C> {
             tracing::debug!(%error, %family, "transaction failed as a whole");
             return Vec::new();
         }
-        for (owned, error) in failed.iter().filter(|(_, error)| names_one(error.kind)) {
+        let named = || failed.iter().filter(|(_, error)| names_one(error.kind));
+        let in_use = |(owned, error): &(OwnedOp, KernelError)| -> bool {
+            matches!(owned.op, Op::DeleteChain(_)) && error.kind == ErrorKind::Busy
+        };
+        let blamed = named().next().is_some();
+        for (owned, error) in named() {
             self.tally.fail(family, owned.owner, error, true);
             self.tally.suspect = true;
         }
-        let rest: Vec<(OwnedOp, KernelError)> =
-            failed.into_iter().filter(|(owned, _)| !self.tally.failures[family].contains_key(&owned.owner)).collect();
-        let blamed = owners.len() > rest.iter().map(|(owned, _)| owned.owner).collect::<BTreeSet<_>>().len();
+        held.extend(named().map(|(owned, _)| owned.owner));
+        held.retain(|owner| named().filter(|(owned, _)| owned.owner == *owner).all(in_use));
+        let goes_on = |(owned, error): &(OwnedOp, KernelError)| match held.contains(&owned.owner) {
+            // Strays have nothing to do with each other.
+            true if owned.owner == OwnerId::STRAYS => !names_one(error.kind),
+            // The others are most likely led to by the chain that has to stay.
+            true => !matches!(owned.op, Op::DeleteChain(_)),
+            false => !self.tally.failures[family].contains_key(&owned.owner),
+        };
+        let rest: Vec<(OwnedOp, KernelError)> = failed.into_iter().filter(goes_on).collect();
         if rounds >= MAX_ISOLATION_ROUNDS || (!blamed && owners.len() <= 1) {
             for (owned, error) in &rest {
                 self.tally.fail(family, owned.owner, error, owners.len() <= 1);

@@ -110,7 +110,7 @@ pub struct FlowCleanup {
 /// A Service, or the base, that could not be programmed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct FailedOwner {
-    /// The Service; `None`: the base, on which all Services stand.
+    /// The Service; `None`: the base, on which all Services stand, or leftovers that cannot be removed (`isolated`).
     pub service: Option<ServiceName>,
     /// What the kernel said.
     pub error: KernelError,

@@ -29,7 +29,7 @@ pub enum Message {
 
 /// Who hears about syncs: metrics, health, the log.
 pub trait Observer: Send {
-    /// There is something to sync, and there was nothing before.
+    /// There is something to sync (changes, a retry or an audit), and there was nothing before.
     fn queued(&mut self);
     /// So many changes wait for the next sync now.
     fn pending(&mut self, pending: Pending);
@@ -109,8 +109,13 @@ impl<K: Kernel, C: Clock> Runner<K, C> {
             Message::FullSync => self.engine.request_full(),
             Message::Stop => {}
         }
-        if !self.queued && self.engine.has_work() {
-            self.queued = true;
+        if self.engine.has_work() {
+            self.queue();
+        }
+    }
+
+    fn queue(&mut self) {
+        if !std::mem::replace(&mut self.queued, true) {
             self.observer.queued();
         }
         self.tell_pending();
@@ -125,6 +130,8 @@ impl<K: Kernel, C: Clock> Runner<K, C> {
     }
 
     fn sync(&mut self) {
+        // An audit or a retry is something to sync, too: if it fails or hangs, health must come to know.
+        self.queue();
         let report = self.engine.sync();
         self.schedule.completed(self.engine.clock.now());
         if let Some(report) = report {

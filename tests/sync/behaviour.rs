@@ -6,7 +6,7 @@ use portolan::backend::Backend;
 use portolan::iptables::{IptablesBackend, names};
 use portolan::kernel::fake::FakeKernel;
 use portolan::kernel::fault::Fault;
-use portolan::kernel::{ChainClass, ChainKey, ErrorKind, Flow, Table, TableId};
+use portolan::kernel::{ChainClass, ChainKey, ChainName, ErrorKind, Flow, Table, TableId};
 use portolan::model::Change;
 use portolan::net::{IpFamily, Protocol};
 use portolan::sync::clock::Clock;
@@ -21,6 +21,73 @@ fn web() -> World {
 
 fn services_chain() -> ChainKey {
     ChainKey::new(IpFamily::V4, Table::Nat, names::SERVICES)
+}
+
+#[test]
+fn rules_that_stand_there_more_than_once_are_found_and_put_in_their_place_once() {
+    let mut rig = fake();
+    rig.apply(web().initial());
+    rig.sync();
+    let wanted = rig.text();
+    let host = |table, name| ChainKey::new(IpFamily::V4, table, name);
+    let chains = [host(Table::Filter, names::HOST_FORWARD), host(Table::Nat, names::HOST_PREROUTING), services_chain()];
+    for chain in chains {
+        // As `iptables-save | iptables-restore --noflush` does it, behind a rule of somebody else.
+        let rules = rig.engine.kernel_mut().chain_mut(&chain);
+        let copies = rules.clone();
+        if chain != services_chain() {
+            rules.push("-s 198.51.100.7/32 -j RETURN".into());
+        }
+        rules.extend(copies);
+    }
+    rig.clock.advance(Options::default().full_interval);
+    let report = rig.sync();
+    assert!(report.success(), "{:?}", report.failed);
+    assert!(report.drift.values().sum::<u64>() >= 3, "{:?}", report.drift);
+    for chain in &chains[..2] {
+        let rules = rig.engine.kernel_mut().chain_mut(chain);
+        assert_eq!(rules.pop().unwrap(), "-s 198.51.100.7/32 -j RETURN", "ours come first");
+    }
+    assert_eq!(rig.text(), wanted);
+    // What was duplicated goes as a whole when it is not wanted any more.
+    let chain = rig.engine.kernel_mut().chain_mut(&services_chain());
+    chain.extend(chain.clone());
+    rig.engine.request_full();
+    rig.apply(web().changes_to(&World::default()));
+    assert!(rig.sync().success());
+    assert_eq!(rig.text(), from_scratch(&World::default()));
+}
+
+#[test]
+fn a_chain_that_something_foreign_leads_to_keeps_neither_rules_nor_other_chains() {
+    let mut rig = fake();
+    rig.apply(web().initial());
+    rig.sync();
+    let nat = |name| ChainKey::new(IpFamily::V4, Table::Nat, ChainName::new(name).unwrap());
+    let dispatched = |rig: &mut Rig<FakeKernel>| -> Vec<String> {
+        let rules = rig.engine.kernel_mut().chain_mut(&services_chain());
+        rules.iter().filter_map(|rule| Some(rule.split_once("-j KUBE-SVC-")?.1.to_owned())).collect()
+    };
+    let [service] = dispatched(&mut rig).try_into().unwrap();
+    let kernel = rig.engine.kernel_mut();
+    for stray in ["KUBE-SVC-STALE1", "KUBE-SEP-STALE2", "KUBE-SEP-STALE3"] {
+        kernel.chain_mut(&nat(stray));
+    }
+    *kernel.chain_mut(&nat("MINE")) = vec![format!("-j KUBE-SVC-{service}"), "-j KUBE-SEP-STALE2".into()];
+    rig.apply(web().changes_to(&World::default()));
+    rig.engine.request_full();
+    let report = rig.sync();
+    assert!(dispatched(&mut rig).is_empty(), "nothing is sent to a Service that is gone");
+    assert!(report.healthy() && report.failed.len() == 2, "{:?}", report.failed);
+    let left = |rig: &Rig<FakeKernel>| -> Vec<String> {
+        let chains = rig.engine.kernel().tables[&services_chain().table].keys().map(ToString::to_string);
+        chains.filter(|name| name.starts_with("KUBE-SVC-") || name.starts_with("KUBE-SEP-STALE")).collect()
+    };
+    assert_eq!(left(&rig), ["KUBE-SEP-STALE2".to_owned(), format!("KUBE-SVC-{service}")]);
+    rig.engine.kernel_mut().chain_mut(&nat("MINE")).clear();
+    rig.clock.advance(Options::default().longest_retry);
+    assert!(rig.sync().success());
+    assert!(left(&rig).is_empty(), "{:?}", left(&rig));
 }
 
 #[test]
@@ -57,7 +124,7 @@ fn the_audit_finds_and_repairs_what_foreign_hands_did_and_leaves_theirs_alone() 
     kernel.chain_mut(&services_chain()).clear();
     let host = ChainKey::new(IpFamily::V4, Table::Filter, names::HOST_FORWARD);
     kernel.chain_mut(&host).insert(0, "-s 198.51.100.7/32 -j DROP".into());
-    let stale = ChainKey::new(IpFamily::V6, Table::Nat, portolan::kernel::ChainName::fixed("KUBE-SVC-STALE"));
+    let stale = ChainKey::new(IpFamily::V6, Table::Nat, ChainName::fixed("KUBE-SVC-STALE"));
     kernel.chain_mut(&stale).push("-j RETURN".into());
     rig.engine.request_full();
     let report = rig.sync();

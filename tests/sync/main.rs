@@ -5,5 +5,6 @@ mod behaviour;
 mod cluster;
 mod faults;
 mod rig;
+mod runner;
 mod sequences;
 mod shape;

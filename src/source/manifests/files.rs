@@ -2,12 +2,15 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::hash::{BuildHasher, RandomState};
-use std::io;
+use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
 use crate::model::convert::Interner;
 use crate::model::{Note, ObjectKind};
 use crate::source::manifests::document::{self, Contents, Object};
+
+/// Manifests of the largest clusters have a tenth of this; parsed, it takes several times its size in memory.
+const MAX_FILE_BYTES: u64 = 256 << 20;
 
 const KEPT: &str = "what it contained before stays in force";
 
@@ -82,7 +85,7 @@ impl Files {
 
     fn reload_file(&mut self, name: &str, path: &Path) {
         let file = self.files.entry(name.to_owned()).or_default();
-        let bytes = match std::fs::read(path) {
+        let bytes = match read(path) {
             Ok(bytes) => bytes,
             Err(error) => return file.keep(name, &error.to_string()),
         };
@@ -132,6 +135,19 @@ impl Contents {
         objects.append(&mut self.objects);
         self.objects = objects;
     }
+}
+
+/// Reads a file, unless it is too large.
+fn read(path: &Path) -> io::Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    // Not by its metadata alone: it may grow meanwhile.
+    let file = std::fs::File::open(path)?;
+    let too_large = file.metadata()?.len() > MAX_FILE_BYTES;
+    if too_large || file.take(MAX_FILE_BYTES + 1).read_to_end(&mut bytes)? as u64 > MAX_FILE_BYTES {
+        let text = format!("it is larger than {} MiB", MAX_FILE_BYTES >> 20);
+        return Err(io::Error::new(io::ErrorKind::FileTooLarge, text));
+    }
+    Ok(bytes)
 }
 
 fn display_name(path: &Path) -> String {
