@@ -317,7 +317,9 @@ impl<K: Kernel, C: Clock> Programmer<'_, K, C> {
             self.tally.suspect = true;
         }
         held.extend(named().map(|(owned, _)| owned.owner));
-        named().filter(|failure| !in_use(failure)).for_each(|(owned, _)| drop(held.remove(&owned.owner)));
+        for (owned, _) in named().filter(|failure| !in_use(failure)) {
+            held.remove(&owned.owner);
+        }
         let goes_on = |(owned, error): &(OwnedOp, KernelError)| match held.contains(&owned.owner) {
             // Strays have nothing to do with each other.
             true if owned.owner == OwnerId::STRAYS => !names_one(error.kind),
