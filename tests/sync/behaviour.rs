@@ -124,7 +124,7 @@ fn the_audit_finds_and_repairs_what_foreign_hands_did_and_leaves_theirs_alone() 
     kernel.chain_mut(&services_chain()).clear();
     let host = ChainKey::new(IpFamily::V4, Table::Filter, names::HOST_FORWARD);
     kernel.chain_mut(&host).insert(0, "-s 198.51.100.7/32 -j DROP".into());
-    let stale = ChainKey::new(IpFamily::V6, Table::Nat, portolan::kernel::ChainName::fixed("KUBE-SVC-STALE"));
+    let stale = ChainKey::new(IpFamily::V6, Table::Nat, ChainName::fixed("KUBE-SVC-STALE"));
     kernel.chain_mut(&stale).push("-j RETURN".into());
     rig.engine.request_full();
     let report = rig.sync();
