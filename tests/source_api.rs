@@ -551,3 +551,33 @@ async fn a_kubeconfig_that_cannot_be_used_is_named() {
     assert!(error.to_string().starts_with("cannot use the kubeconfig /nonexistent/kubeconfig"), "{error}");
     assert!(matches!(connect(None, Some("http://a b")).await, Err(ConnectError::Master(_))));
 }
+
+#[test]
+fn an_event_without_end_is_cut_off_and_does_not_fill_the_memory() {
+    use std::io::{Read, Write};
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let url = format!("http://{}", listener.local_addr().unwrap());
+    std::thread::spawn(move || {
+        for mut connection in listener.incoming().flatten() {
+            std::thread::spawn(move || {
+                let head = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\n\r\n";
+                let asked = connection.read(&mut [0; 4096]).and_then(|_| connection.write_all(head));
+                let garbage = [b'x'; 65536];
+                while asked.is_ok() && connection.write_all(&garbage).is_ok() {}
+            });
+        }
+    });
+    let (sender, events) = channel();
+    std::thread::spawn(move || {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        let watching = async {
+            let client = connect(None, Some(&url)).await.unwrap();
+            run(client, "n1", sender, options()).await;
+        };
+        runtime.block_on(async { tokio::time::timeout(Duration::from_secs(20), watching).await.unwrap_or_default() });
+    });
+    match events.recv_timeout(Duration::from_secs(15)).expect("it is not read for ever") {
+        Event::WatchRestarted { reason, .. } => assert_eq!(reason, "an event without end"),
+        other => panic!("unexpected {other:?}"),
+    }
+}

@@ -9,6 +9,9 @@ use crate::net::{IpFamily, PerFamily};
 use crate::sync::clock::{Clock, SystemClock};
 use crate::sync::{HealthChecks, Observer, Pending, SyncKind, SyncReport};
 
+/// When the whole node is in trouble, as while the lock is held, thousands of Services fail for one reason.
+const LOGGED_FAILURES: usize = 10;
+
 /// Passes what a sync did on to the log, metrics and health.
 pub(super) struct Announcer {
     pub(super) metrics: Arc<Metrics>,
@@ -64,7 +67,7 @@ pub(super) fn log_report(report: &SyncReport) {
     for (table, error) in &report.failed_dumps {
         tracing::warn!(%table, %error, "cannot read the table");
     }
-    for failed in &report.failed {
+    for failed in report.failed.iter().take(LOGGED_FAILURES) {
         let retry_in_ms = failed.retry_in.as_millis();
         let (error, attempts) = (&failed.error, failed.attempts);
         match &failed.service {
@@ -74,6 +77,9 @@ pub(super) fn log_report(report: &SyncReport) {
                 tracing::warn!(%error, attempts, retry_in_ms, "rules on which all Services stand are not programmed");
             }
         }
+    }
+    if let Some(more @ 1..) = report.failed.len().checked_sub(LOGGED_FAILURES) {
+        tracing::warn!(more, "others are not programmed either");
     }
     for (table, count) in &report.drift {
         tracing::warn!(%table, count, "objects were not as they had been left; repaired");

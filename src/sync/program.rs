@@ -95,6 +95,9 @@ pub(crate) struct Tally {
     pub(crate) apply_duration: Duration,
     /// Who failed, with the error and whether the kernel named him.
     pub(crate) failures: PerFamily<BTreeMap<OwnerId, (KernelError, bool)>>,
+    /// Set when a transaction failed for a reason that the next one would meet as well, such as a lock or a deadline: what is
+    /// left of this sync waits, instead of waiting for each piece.
+    pub(crate) stopped: PerFamily<Option<KernelError>>,
     /// Tables are not as we thought, or we don't know what took effect: they have to be read.
     pub(crate) suspect: bool,
 }
@@ -140,7 +143,7 @@ impl<K: Kernel, C: Clock> Programmer<'_, K, C> {
             ops.extend(chain_deletes(&plan));
             return self.commit_in_pieces(family, ops);
         }
-        if plan.len() <= self.limit && self.quarantined.is_empty() {
+        if plan.len() <= self.limit && self.quarantined.is_empty() && self.tally.stopped[family].is_none() {
             if self.commit_at_once(family, &plan) {
                 return;
             }
@@ -261,6 +264,10 @@ impl<K: Kernel, C: Clock> Programmer<'_, K, C> {
     /// Commits one transaction. If it fails, finds whose operations the kernel does not take, and commits the rest
     /// without them.
     fn commit_isolating(&mut self, family: IpFamily, ops: Vec<OwnedOp>) {
+        if let Some(error) = self.tally.stopped[family].clone() {
+            ops.iter().for_each(|owned| self.tally.fail(family, owned.owner, &error, false));
+            return;
+        }
         let mut queue = vec![ops];
         let mut rounds = 0;
         let mut held = BTreeSet::new();
@@ -305,6 +312,7 @@ impl<K: Kernel, C: Clock> Programmer<'_, K, C> {
                 }
             }
             tracing::debug!(%error, %family, "transaction failed as a whole");
+            self.tally.stopped[family] = Some(error.clone());
             return Vec::new();
         }
         let named = || failed.iter().filter(|(_, error)| names_one(error.kind));

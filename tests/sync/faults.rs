@@ -228,3 +228,61 @@ fn a_refused_service_is_tried_again_alone_and_heals() {
         from_scratch(&world)
     );
 }
+
+/// A kernel that can be read, and answers no transaction in time.
+struct Hung {
+    inner: FakeKernel,
+    transactions: usize,
+}
+
+impl Kernel for Hung {
+    fn dump(
+        &mut self,
+        table: portolan::kernel::TableId,
+        claims: &portolan::kernel::Claims,
+    ) -> Result<portolan::kernel::TableDump, KernelError> {
+        self.inner.dump(table, claims)
+    }
+
+    fn flows(&mut self, query: &portolan::kernel::FlowQuery) -> Result<Vec<portolan::kernel::Flow>, KernelError> {
+        self.inner.flows(query)
+    }
+
+    fn addresses(&mut self, family: portolan::net::IpFamily) -> Result<Vec<std::net::IpAddr>, KernelError> {
+        self.inner.addresses(family)
+    }
+
+    fn fingerprint(&mut self) -> Option<portolan::kernel::Fingerprint> {
+        None
+    }
+
+    fn apply(&mut self, transaction: &[Op]) -> Vec<Result<(), KernelError>> {
+        self.transactions += 1;
+        vec![Err(KernelError::new(ErrorKind::TimedOut, "no answer")); transaction.len()]
+    }
+}
+
+#[test]
+fn a_tool_that_hangs_is_waited_for_once_and_not_for_each_piece() {
+    let mut first = fake();
+    first.apply(World::default().initial());
+    first.sync();
+    let kernel = Hung { inner: first.engine.kernel().clone(), transactions: 0 };
+    let mut rig = on(kernel, Options { operations_per_transaction: 20, ..Options::default() });
+    rig.apply(
+        (0..100)
+            .fold(World::default(), |world, at| {
+                let name = format!("s{at}");
+                world.service(&name, at, |service| service.cluster_ip_v6 = None).slice(
+                    &name,
+                    "a",
+                    &["10.244.0.2"],
+                    |_| {},
+                )
+            })
+            .initial(),
+    );
+    let report = rig.sync();
+    assert_eq!(report.failed.len(), 100);
+    assert_eq!(rig.engine.kernel().transactions, 1, "the rest waits for the retry");
+}

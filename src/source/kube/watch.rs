@@ -14,7 +14,7 @@ use std::sync::mpsc::Sender;
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use futures::{AsyncBufRead, AsyncBufReadExt};
+use futures::{AsyncBufRead, AsyncBufReadExt, AsyncReadExt};
 use kube::Client;
 use kube::api::{ListParams, WatchParams};
 use kube::core::{Request, Status, WatchEvent};
@@ -29,6 +29,9 @@ use crate::source::kube::kinds::Kind;
 
 /// The annotation of the bookmark that ends a streamed list.
 const END_OF_LIST: &str = "k8s.io/initial-events-end";
+
+/// No event is longer: what etcd stores has at most a tenth of it. Garbage without line ends must not fill the memory.
+const MAX_LINE_BYTES: u64 = 16 << 20;
 
 /// Why a list or watch ended.
 enum End {
@@ -223,8 +226,10 @@ impl<'a, K: Kind> Watch<'a, K> {
     async fn next_line(&mut self, stream: &mut (impl AsyncBufRead + Unpin), line: &mut Vec<u8>) -> Result<(), End> {
         line.clear();
         let limit = if self.listing.is_some() { self.options.list_timeout } else { self.options.idle_timeout };
-        match timeout(limit, stream.read_until(b'\n', line)).await {
+        let mut bounded = stream.take(MAX_LINE_BYTES);
+        match timeout(limit, bounded.read_until(b'\n', line)).await {
             Ok(Ok(_)) if line.ends_with(b"\n") => Ok(()),
+            Ok(Ok(_)) if bounded.limit() == 0 => Err(End::Retry("an event without end".to_owned(), None)),
             Ok(Ok(0)) if self.listing.is_some() => Err(End::Retry("a streamed list ended early".to_owned(), None)),
             Ok(Ok(0)) => Err(End::Continue),
             Ok(Ok(_)) => Err(End::Retry("the connection ended in the middle of an event".to_owned(), None)),
