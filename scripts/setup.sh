@@ -9,12 +9,14 @@ target=${1:?usage: scripts/setup.sh demo|test|check|bench|ci}
 
 # Programs as "program=package". A C compiler links everything and compiles one dependency (ring).
 build=(cc=gcc ld=binutils)
-traffic=(iptables=iptables ip=iproute2 conntrack=conntrack)
+traffic=(iptables=iptables ip=iproute2 conntrack=conntrack ipset=ipset)
+# A kernel with ip_vs, for where this one has none (docs/lab.md).
+lab=(linux.uml=user-mode-linux modprobe=kmod)
 case $target in
     check | bench) wanted=("${build[@]}") ;;
-    test) wanted=("${build[@]}" "${traffic[@]}") ;;
+    test) wanted=("${build[@]}" "${traffic[@]}" "${lab[@]}") ;;
     demo) wanted=("${build[@]}" "${traffic[@]}" curl=curl python3=python3) ;;
-    ci) wanted=("${build[@]}" "${traffic[@]}" make=make) ;;
+    ci) wanted=("${build[@]}" "${traffic[@]}" "${lab[@]}" make=make) ;;
     *)
         echo "setup.sh: unknown target '$target'" >&2
         exit 2
