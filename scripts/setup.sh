@@ -15,7 +15,7 @@ lab=(linux.uml=user-mode-linux modprobe=kmod)
 case $target in
     check | bench) wanted=("${build[@]}") ;;
     test) wanted=("${build[@]}" "${traffic[@]}" "${lab[@]}") ;;
-    demo) wanted=("${build[@]}" "${traffic[@]}" curl=curl python3=python3) ;;
+    demo) wanted=("${build[@]}" iptables=iptables ip=iproute2) ;;
     ci) wanted=("${build[@]}" "${traffic[@]}" "${lab[@]}" make=make) ;;
     *)
         echo "setup.sh: unknown target '$target'" >&2
