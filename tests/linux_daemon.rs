@@ -113,8 +113,11 @@ fn what_is_programmed_stays_when_the_api_server_goes_away_and_when_the_daemon_en
         let mut daemon = Daemon::start(&server);
         wait_for("the first endpoint", || endpoints() == ["10.244.0.2:8080"]);
 
+        let started = metric("portolan_processes_started_total");
         server.apply(slice(&["10.244.0.2", "10.244.0.3"]));
         wait_for("the second endpoint", || endpoints() == ["10.244.0.2:8080", "10.244.0.3:8080"]);
+        let started = metric("portolan_processes_started_total") - started;
+        assert!((started - 1.0).abs() < f64::EPSILON, "a change is one process, not {started}");
         assert_eq!(get(HEALTHZ, "/livez").0, 200);
         assert_eq!(get(METRICS, "/proxyMode"), (200, "iptables".to_owned()));
         assert!(metric("kubeproxy_sync_proxy_rules_duration_seconds_count{ip_family=\"IPv4\"}") >= 2.0);
