@@ -72,6 +72,10 @@ async fn list(shared: Arc<Shared>, request: Request) -> Response {
             break;
         }
     }
+    // What was forgotten while the page hung is not served.
+    if !token.is_empty() && shared.store().rest(token).is_none() {
+        return status(410, "Expired", "The provided continue parameter is too old", 0);
+    }
     // A real server ignores the limit for lists from its cache.
     let limit = match request.param("resourceVersion") {
         "0" => usize::MAX,
