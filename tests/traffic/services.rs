@@ -225,3 +225,54 @@ fn services_share_a_port_number_without_mixing(#[values(Variant::Nft, Variant::L
         }
     }
 }
+
+/// Sends an ICMP echo request from the calling thread's namespace; whether the same address answers it.
+fn answers_ping(to: IpAddr) -> bool {
+    use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, ipproto, sockopt};
+    let (family, protocol, request, reply) = match to {
+        IpAddr::V4(_) => (AddressFamily::INET, ipproto::ICMP, 8, 0),
+        IpAddr::V6(_) => (AddressFamily::INET6, ipproto::ICMPV6, 128, 129),
+    };
+    let socket = rustix::net::socket_with(family, SocketType::RAW, SocketFlags::CLOEXEC, Some(protocol)).unwrap();
+    sockopt::set_socket_timeout(&socket, sockopt::Timeout::Recv, Some(Duration::from_millis(100))).unwrap();
+    // Type, code, checksum, identifier, sequence number. The kernel fills in the checksum of ICMPv6 only.
+    let mut message = [request, 0, 0, 0, 0x70, 0x6f, 0, 1];
+    if to.is_ipv4() {
+        let sum: u32 = message.chunks(2).map(|pair| u32::from(u16::from_be_bytes([pair[0], pair[1]]))).sum();
+        let sum = !u16::try_from((sum & 0xffff) + (sum >> 16)).unwrap();
+        message[2..4].copy_from_slice(&sum.to_be_bytes());
+    }
+    rustix::net::sendto(&socket, &message, SendFlags::empty(), &SocketAddr::new(to, 0)).unwrap();
+    let deadline = Instant::now() + Duration::from_secs(5);
+    let mut buffer = [0_u8; 1500];
+    while Instant::now() < deadline {
+        let Ok((length, _, Some(from))) = rustix::net::recvfrom(&socket, &mut buffer[..], RecvFlags::empty()) else {
+            continue;
+        };
+        let header = if to.is_ipv4() { 20 } else { 0 };
+        let from = SocketAddr::try_from(from).unwrap().ip();
+        if from == to && buffer[..length].get(header) == Some(&reply) {
+            return true;
+        }
+    }
+    false
+}
+
+#[rstest]
+fn pings_to_service_addresses_go_to_whoever_owns_the_address(
+    #[values(Variant::Nft, Variant::Legacy)] variant: Variant,
+) {
+    // The internet owns cluster IPs and VIPs here, and answers for itself: no rule is about ICMP.
+    let service = Service::new("pinged", 1, &[Pod::A]);
+    let lab = Lab::start(variant, std::slice::from_ref(&service), &[]);
+    for family in FAMILIES {
+        let address = cluster_address(&service, family);
+        lab.wait_for(lab.world.pod(Pod::C), address, Proto::Tcp, &[Pod::A]);
+        for (name, from) in [("pod", lab.world.pod(Pod::C)), ("node", &lab.world.node1), ("client", &lab.world.client)]
+        {
+            for to in [address.ip(), public(family, 77)] {
+                assert!(from.run(|| answers_ping(to)), "no answer from {to} to the {name}");
+            }
+        }
+    }
+}
