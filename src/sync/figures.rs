@@ -17,11 +17,9 @@ pub(super) fn endpoint_counts(entry: &ServiceEntry) -> PerFamily<u32> {
 
 /// Ports with policy Local that have endpoints, but none here: for the internal policy, and for the external one.
 pub(super) fn no_local(plans: &[ServicePortPlan], family: IpFamily) -> (u32, u32) {
-    use crate::model::TrafficPolicy::Local;
-    let lacking =
-        plans.iter().filter(|plan| plan.family == family && plan.has_any_endpoints && plan.local_endpoints.is_empty());
-    lacking.fold((0, 0), |(internal, external), plan| {
-        (internal + u32::from(plan.internal_policy == Local), external + u32::from(plan.external_policy == Local))
+    let own = plans.iter().filter(|plan| plan.family == family);
+    own.fold((0, 0), |(internal, external), plan| {
+        (internal + u32::from(plan.internal_lacks_local()), external + u32::from(plan.external_lacks_local()))
     })
 }
 
