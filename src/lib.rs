@@ -8,7 +8,7 @@
 //! - [`model`]: the cluster as values; [`kernel`]: what a kernel can hold and be asked
 //! - [`compile`]: which addresses and endpoints each service port has; [`netlink`]: messages as values
 //! - [`backend`]: the seam between modes
-//! - [`iptables`]: the iptables backend
+//! - [`iptables`], [`ipvs`]: the backends
 //! - [`sync`]: makes the kernel agree; [`linux`]: the real kernel
 //! - [`source`], [`config`], [`metrics`], [`health`]: the outside world
 //! - [`cli`]: all commands
@@ -33,6 +33,7 @@ pub mod compile;
 pub mod config;
 pub mod health;
 pub mod iptables;
+pub mod ipvs;
 pub mod kernel;
 pub mod linux;
 pub mod metrics;

@@ -2,7 +2,10 @@
 
 use std::net::IpAddr;
 
-use portolan::kernel::{Claims, Fingerprint, Flow, FlowQuery, Kernel, KernelError, Op, TableDump, TableId};
+use portolan::kernel::{
+    Claims, Connections, Fingerprint, Flow, FlowQuery, ItemClaims, ItemDump, Kernel, KernelError, Op, RealKey,
+    TableDump, TableId, VirtualKey,
+};
 use portolan::net::IpFamily;
 
 /// Counts what it is asked.
@@ -15,6 +18,14 @@ pub(crate) struct NullKernel {
 impl Kernel for NullKernel {
     fn dump(&mut self, _: TableId, _: &Claims) -> Result<TableDump, KernelError> {
         Ok(TableDump::default())
+    }
+
+    fn items(&mut self, _: IpFamily, _: &ItemClaims) -> Result<ItemDump, KernelError> {
+        Ok(ItemDump::default())
+    }
+
+    fn connections(&mut self, _: &VirtualKey) -> Result<Vec<(RealKey, Connections)>, KernelError> {
+        Ok(Vec::new())
     }
 
     fn flows(&mut self, _: &FlowQuery) -> Result<Vec<Flow>, KernelError> {

@@ -44,6 +44,7 @@ pub(super) fn node_context(
         masquerade_all: settings.masquerade_all,
         masquerade_mark: settings.masquerade_mark(),
         node_port_addresses: PerFamily::from_fn(node_port_addresses),
+        node_addresses: PerFamily::default(),
         localhost_node_ports: facts.families.v4
             && settings.localhost_node_ports
             && facts.route_localnet

@@ -28,6 +28,9 @@ pub struct NodeContext {
     pub masquerade_mark: u32,
     /// The addresses on which node ports are served.
     pub node_port_addresses: PerFamily<NodePortAddresses>,
+    /// All addresses of the node that a virtual server for node ports may have, sorted: without loopback, link-local and those
+    /// of the dummy link. Empty in iptables mode, which matches local addresses by a rule.
+    pub node_addresses: PerFamily<Vec<IpAddr>>,
     /// Whether IPv4 node ports are served on 127.0.0.0/8. True only when the setting is on, the loopback range is
     /// covered by `nodePortAddresses`, and `route_localnet` could be set.
     pub localhost_node_ports: bool,
@@ -86,6 +89,7 @@ impl Default for NodeContext {
             masquerade_all: false,
             masquerade_mark: 1 << 14,
             node_port_addresses: PerFamily { v4: NodePortAddresses::All, v6: NodePortAddresses::All },
+            node_addresses: PerFamily::default(),
             localhost_node_ports: true,
             allow_external_ips: true,
             features: Features::CURRENT,

@@ -236,6 +236,7 @@ pub(super) fn removable() -> Claims {
             .collect(),
         prefixes: PREFIXES.into_iter().map(|prefix| (Table::Nat, prefix)).collect(),
         jumps: jumps(|jump| jump.target != FIREWALL).collect(),
+        items: None,
     }
 }
 

@@ -1,18 +1,23 @@
 //! A kernel in memory that fails like the real one.
 //!
 //! It interprets the same operations with the same preconditions, the same order within a transaction and the same
-//! all-or-nothing per section as `iptables-restore`. `tests/conformance.rs` runs one suite on this and on the real one, so
+//! all-or-nothing per section as `iptables-restore`. `tests/linux_conformance.rs` runs one suite on this and on the real one, so
 //! that it is never kinder than the kernel.
+
+mod items;
 
 use std::collections::{BTreeMap, HashSet};
 use std::net::IpAddr;
 
 use crate::kernel::chain::DigestBuilder;
 use crate::kernel::{
-    ChainClass, ChainKey, ChainName, Claims, ErrorKind, Fingerprint, Flow, FlowQuery, FoundChain, Kernel, KernelError,
-    Op, Placement, Rule, RuleKey, Table, TableDump, TableId,
+    ChainClass, ChainKey, ChainName, Claims, Connections, ErrorKind, Fingerprint, Flow, FlowQuery, FoundChain,
+    ItemClaims, ItemDump, ItemKey, Kernel, KernelError, Op, Placement, RealKey, Rule, RuleKey, SetKey, Table,
+    TableDump, TableId, VirtualKey,
 };
 use crate::net::{IpFamily, PerFamily};
+
+pub use items::FakeItems;
 
 type Chains = BTreeMap<ChainName, Vec<String>>;
 
@@ -28,6 +33,8 @@ pub struct FakeKernel {
     pub flows: Vec<Flow>,
     /// Addresses of the node's interfaces.
     pub addresses: PerFamily<Vec<IpAddr>>,
+    /// Sets, virtual servers and so on.
+    pub items: FakeItems,
     /// Transactions with iptables operations so far: each stands for one process.
     pub transactions: u64,
     /// Dumps so far: each stands for one process.
@@ -50,6 +57,7 @@ impl Default for FakeKernel {
             tables: TableId::serving().map(|table| (table, built_in(table))).collect(),
             flows: Vec::new(),
             addresses: PerFamily::default(),
+            items: FakeItems::default(),
             transactions: 0,
             dumps: 0,
             generation: 0,
@@ -86,13 +94,14 @@ impl FakeKernel {
                 lines.iter().for_each(|line| out.push_str(&format!("  {line}\n")));
             }
         }
+        self.items.all.iter().for_each(|(key, state)| out.push_str(&format!("{key}{state}\n")));
         out
     }
 
     /// Carries out the operations of one section: all of them, or none.
     fn run_section(&mut self, table: TableId, ops: &[(usize, &Op)], results: &mut [Result<(), KernelError>]) -> bool {
         let base = self.tables.entry(table).or_default();
-        let mut draft = Draft { base: &*base, changed: BTreeMap::new() };
+        let mut draft = Draft { base: &*base, changed: BTreeMap::new(), items: &self.items };
         for (_, op) in ops {
             match op {
                 Op::ReplaceChain(chain, _) | Op::RewriteChain(chain, _) => {
@@ -105,7 +114,10 @@ impl FakeKernel {
                 | Op::CreateChain(_)
                 | Op::InsertRule(..)
                 | Op::DeleteRule(_)
-                | Op::DeleteFlow(_) => {}
+                | Op::DeleteFlow(_)
+                | Op::AddItem(..)
+                | Op::ChangeItem(..)
+                | Op::DeleteItem(_) => {}
             }
         }
         let mut ordered = ops.to_vec();
@@ -137,6 +149,7 @@ struct Draft<'a> {
     base: &'a Chains,
     /// `None`: removed.
     changed: BTreeMap<ChainName, Option<Vec<String>>>,
+    items: &'a FakeItems,
 }
 
 impl Draft<'_> {
@@ -149,6 +162,10 @@ impl Draft<'_> {
         self.changed.entry(*name).or_insert_with(|| base.get(name).cloned()).as_mut()
     }
 
+    fn holds_set(&self, name: &str) -> bool {
+        SetKey::of_name(name).is_some_and(|set| self.items.all.contains_key(&ItemKey::Set(set)))
+    }
+
     fn is_referenced(&self, name: &ChainName) -> bool {
         let unchanged =
             self.base.iter().filter(|(other, _)| !self.changed.contains_key(*other)).map(|(_, rules)| rules);
@@ -158,6 +175,9 @@ impl Draft<'_> {
     fn add(&mut self, op: &Op, rule: &RuleKey, placement: Placement) -> Result<(), KernelError> {
         if Rule::parse(&rule.spec).is_err() {
             return fail(op, ErrorKind::Rejected, format!("bad rule: {}", rule.spec));
+        }
+        if let Some(missing) = sets(&rule.spec).find(|name| !self.holds_set(name)) {
+            return fail(op, ErrorKind::Rejected, format!("no set {missing}"));
         }
         let target = jump(&rule.spec).and_then(|name| ChainName::new(name).ok());
         if let Some(missing) = target.filter(|name| !self.exists(name)) {
@@ -205,7 +225,7 @@ impl Draft<'_> {
                 self.changed.insert(chain.name, None);
                 Ok(())
             }
-            Op::DeleteFlow(_) => Ok(()),
+            Op::DeleteFlow(_) | Op::AddItem(..) | Op::ChangeItem(..) | Op::DeleteItem(_) => Ok(()),
         }
     }
 }
@@ -221,6 +241,11 @@ fn jump(spec: &str) -> Option<&str> {
     (!built_in.contains(&target)).then_some(target)
 }
 
+/// The sets that a rule looks into.
+fn sets(spec: &str) -> impl Iterator<Item = &str> {
+    spec.split("--match-set ").skip(1).filter_map(|rest| rest.split(' ').next())
+}
+
 /// The order of operations within a section.
 fn step(op: &Op) -> u8 {
     match op {
@@ -230,7 +255,7 @@ fn step(op: &Op) -> u8 {
         Op::DeleteRule(_) => 3,
         Op::InsertRule(..) => 4,
         Op::DeleteChain(_) => 5,
-        Op::DeleteFlow(_) => 6,
+        Op::DeleteFlow(_) | Op::AddItem(..) | Op::ChangeItem(..) | Op::DeleteItem(_) => 6,
     }
 }
 
@@ -242,7 +267,7 @@ fn section(op: &Op, moves: bool) -> Option<Section> {
         Op::InsertRule(rule, _) => (rule.chain.table, moves),
         Op::DeleteRule(rule) => (rule.chain.table, true),
         Op::DeleteChain(chain) => (chain.table, true),
-        Op::DeleteFlow(_) => return None,
+        Op::DeleteFlow(_) | Op::AddItem(..) | Op::ChangeItem(..) | Op::DeleteItem(_) => return None,
     };
     let place = match (table.table, removes) {
         (Table::Filter, false) => 0,
@@ -294,6 +319,14 @@ impl Kernel for FakeKernel {
         Ok(dump)
     }
 
+    fn items(&mut self, family: IpFamily, _: &ItemClaims) -> Result<ItemDump, KernelError> {
+        Ok(self.items.dump(family))
+    }
+
+    fn connections(&mut self, server: &VirtualKey) -> Result<Vec<(RealKey, Connections)>, KernelError> {
+        Ok(self.items.of_server(server))
+    }
+
     fn flows(&mut self, query: &FlowQuery) -> Result<Vec<Flow>, KernelError> {
         let wanted = |flow: &&Flow| {
             IpFamily::of(flow.original_destination.ip()) == query.family
@@ -340,6 +373,13 @@ impl Kernel for FakeKernel {
             } else if !self.run_section(table, &ops, &mut results) {
                 failed = Some(family);
             }
+        }
+        for (at, op) in transaction.iter().enumerate().filter(|(_, op)| op.is_item()) {
+            let tables = &self.tables;
+            let in_use = |name: &str| {
+                tables.values().flat_map(Chains::values).flatten().any(|spec| sets(spec).any(|set| set == name))
+            };
+            results[at] = self.items.apply(op, in_use);
         }
         self.transactions += families.len() as u64;
         results

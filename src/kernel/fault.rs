@@ -2,7 +2,10 @@
 
 use std::net::IpAddr;
 
-use crate::kernel::{Claims, ErrorKind, Fingerprint, Flow, FlowQuery, Kernel, KernelError, Op, TableDump, TableId};
+use crate::kernel::{
+    Claims, Connections, ErrorKind, Fingerprint, Flow, FlowQuery, ItemClaims, ItemDump, Kernel, KernelError, Op,
+    RealKey, TableDump, TableId, VirtualKey,
+};
 use crate::net::IpFamily;
 
 /// Which request fails, and how.
@@ -60,6 +63,21 @@ impl<K: Kernel> Kernel for FaultyKernel<K> {
             return Err(error);
         }
         self.inner.dump(table, claims)
+    }
+
+    fn items(&mut self, family: IpFamily, claims: &ItemClaims) -> Result<ItemDump, KernelError> {
+        let at = self.dumps;
+        self.dumps += 1;
+        if let Some(Fault::Dump(n, kind)) = self.fault
+            && let Some(error) = self.strike(n == at, kind)
+        {
+            return Err(error);
+        }
+        self.inner.items(family, claims)
+    }
+
+    fn connections(&mut self, server: &VirtualKey) -> Result<Vec<(RealKey, Connections)>, KernelError> {
+        self.inner.connections(server)
     }
 
     fn flows(&mut self, query: &FlowQuery) -> Result<Vec<Flow>, KernelError> {
@@ -130,6 +148,14 @@ impl<K> RecordingKernel<K> {
 impl<K: Kernel> Kernel for RecordingKernel<K> {
     fn dump(&mut self, table: TableId, claims: &Claims) -> Result<TableDump, KernelError> {
         self.inner.dump(table, claims)
+    }
+
+    fn items(&mut self, family: IpFamily, claims: &ItemClaims) -> Result<ItemDump, KernelError> {
+        self.inner.items(family, claims)
+    }
+
+    fn connections(&mut self, server: &VirtualKey) -> Result<Vec<(RealKey, Connections)>, KernelError> {
+        self.inner.connections(server)
     }
 
     fn flows(&mut self, query: &FlowQuery) -> Result<Vec<Flow>, KernelError> {

@@ -7,9 +7,11 @@ pub mod chain;
 pub mod fake;
 pub mod fault;
 mod flow;
+pub mod item;
 mod op;
 pub mod rule;
 mod rule_text;
+pub mod set;
 mod state;
 pub mod trace;
 
@@ -17,10 +19,12 @@ use crate::net::IpFamily;
 
 pub use chain::{ChainBody, ChainKey, ChainName, ChainNameError, Digest, DigestBuilder, Table, TableId};
 pub use flow::{Flow, FlowQuery};
+pub use item::{Connections, ItemClaims, ItemDump, ItemKey, ItemKind, ItemState, RealKey, VirtualKey, VirtualServer};
 pub use op::{ErrorKind, KernelError, Op};
 pub use rule::Rule;
 pub use rule_text::{Parsed, RuleParseError};
-pub use state::{ChainClass, Claims, Fingerprint, FoundChain, Placement, RuleKey, TableDump};
+pub use set::{Element, SetKey, SetKind, SetName};
+pub use state::{Area, ChainClass, Claims, Fingerprint, FoundChain, Placement, RuleKey, TableDump};
 
 /// The kernel of one network namespace, as the sync engine sees it.
 ///
@@ -34,6 +38,8 @@ pub use state::{ChainClass, Claims, Fingerprint, FoundChain, Placement, RuleKey,
 ///   it can be told, reports [`ErrorKind::Rejected`], [`ErrorKind::Exists`], [`ErrorKind::NotFound`] or
 ///   [`ErrorKind::Busy`]; the rest report [`ErrorKind::Aborted`].
 ///   If it can't be told what took effect, all report [`ErrorKind::Unknown`] and the caller has to dump.
+/// - Operations on items ([`ItemKey`]) are carried out one after the other in the order in which they are given, after those on
+///   chains and rules. Each has its own result, and none keeps another from being carried out.
 /// - Adding what exists is `Exists`, removing what does not exist is `NotFound`: never a silent success, since either
 ///   means that the caller's picture was wrong.
 /// - No call blocks for longer than its deadline; none panics on anything that the kernel or a tool answers.
@@ -41,11 +47,17 @@ pub trait Kernel {
     /// Reads everything in one table that `claims` says is ours.
     fn dump(&mut self, table: TableId, claims: &Claims) -> Result<TableDump, KernelError>;
 
+    /// Reads all items of one family.
+    fn items(&mut self, family: IpFamily, claims: &ItemClaims) -> Result<ItemDump, KernelError>;
+
+    /// The real servers of a virtual server with their connections; empty if there is no such virtual server.
+    fn connections(&mut self, server: &VirtualKey) -> Result<Vec<(RealKey, Connections)>, KernelError>;
+
     /// Reads the conntrack entries that match the query. The kernel filters where it can; an answer may hold more
     /// than was asked for.
     fn flows(&mut self, query: &FlowQuery) -> Result<Vec<Flow>, KernelError>;
 
-    /// The addresses of all interfaces in one family, loopback included, sorted and without repetitions.
+    /// The addresses of all interfaces but the dummy link in one family, loopback included, sorted and without repetitions.
     fn addresses(&mut self, family: IpFamily) -> Result<Vec<std::net::IpAddr>, KernelError>;
 
     /// Something that tells cheaply whether anybody has changed the rules since it was last asked for: no program is

@@ -3,7 +3,7 @@
 use std::fmt;
 use std::sync::Arc;
 
-use crate::kernel::{ChainBody, ChainKey, Flow, Placement, RuleKey};
+use crate::kernel::{ChainBody, ChainKey, Flow, ItemKey, ItemKind, ItemState, Placement, RuleKey};
 
 /// One request to the kernel.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -23,6 +23,12 @@ pub enum Op {
     DeleteChain(ChainKey),
     /// Forget a conntrack entry, so that its next packet is judged anew.
     DeleteFlow(Flow),
+    /// Make an item that must not exist yet.
+    AddItem(ItemKey, ItemState),
+    /// Give an existing item another state. A set keeps its elements.
+    ChangeItem(ItemKey, ItemState),
+    /// Remove an item. A virtual server takes its real servers with it, the link its addresses; a set must not be in use.
+    DeleteItem(ItemKey),
 }
 
 impl Op {
@@ -36,7 +42,39 @@ impl Op {
             Op::DeleteRule(_) => "delete_rule",
             Op::DeleteChain(_) => "delete_chain",
             Op::DeleteFlow(_) => "delete_flow",
+            Op::AddItem(key, _) => match key.kind() {
+                ItemKind::Set => "add_set",
+                ItemKind::Element => "add_set_element",
+                ItemKind::VirtualServer => "add_virtual_server",
+                ItemKind::RealServer => "add_real_server",
+                ItemKind::Address => "add_address",
+                ItemKind::Route => "add_route",
+                ItemKind::Link => "add_link",
+            },
+            Op::ChangeItem(key, _) => match key.kind() {
+                ItemKind::Set => "change_set",
+                ItemKind::Element => "change_set_element",
+                ItemKind::VirtualServer => "change_virtual_server",
+                ItemKind::RealServer => "change_real_server",
+                ItemKind::Address => "change_address",
+                ItemKind::Route => "change_route",
+                ItemKind::Link => "change_link",
+            },
+            Op::DeleteItem(key) => match key.kind() {
+                ItemKind::Set => "delete_set",
+                ItemKind::Element => "delete_set_element",
+                ItemKind::VirtualServer => "delete_virtual_server",
+                ItemKind::RealServer => "delete_real_server",
+                ItemKind::Address => "delete_address",
+                ItemKind::Route => "delete_route",
+                ItemKind::Link => "delete_link",
+            },
         }
+    }
+
+    /// Whether it is about an item.
+    pub fn is_item(&self) -> bool {
+        matches!(self, Op::AddItem(..) | Op::ChangeItem(..) | Op::DeleteItem(_))
     }
 }
 
@@ -52,6 +90,9 @@ impl fmt::Display for Op {
             Op::DeleteFlow(flow) => {
                 write!(f, "delete {} flow {} to {}", flow.protocol, flow.original_source, flow.original_destination)
             }
+            Op::AddItem(key, state) => write!(f, "add {key}{state}"),
+            Op::ChangeItem(key, state) => write!(f, "change {key}:{state}"),
+            Op::DeleteItem(key) => write!(f, "delete {key}"),
         }
     }
 }

@@ -3,11 +3,40 @@
 use std::fmt;
 use std::sync::Arc;
 
-use crate::kernel::{ChainKey, ChainName, Digest, TableId};
+use crate::kernel::{ChainKey, ChainName, Digest, ItemClaims, TableId};
+use crate::net::IpFamily;
 
 /// A number that is another one after any change of the rules, as far as the kernel can tell without being read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Fingerprint(pub u64);
+
+/// A part of the kernel's state that is read at once.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Area {
+    /// A table of iptables.
+    Table(TableId),
+    /// All items of a family.
+    Items(IpFamily),
+}
+
+impl Area {
+    /// The family.
+    pub fn family(self) -> IpFamily {
+        match self {
+            Area::Table(table) => table.family,
+            Area::Items(family) => family,
+        }
+    }
+}
+
+impl fmt::Display for Area {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Area::Table(table) => write!(f, "{table}"),
+            Area::Items(family) => write!(f, "{family} sets, virtual servers and addresses"),
+        }
+    }
+}
 
 /// Where a rule of a shared chain goes when it is added.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -57,6 +86,8 @@ pub struct Claims {
     pub prefixes: Vec<(crate::kernel::Table, &'static str)>,
     /// Rules in host chains that are ours: the jumps, as text. Both families alike.
     pub jumps: Vec<(crate::kernel::Table, ChainName, Arc<str>)>,
+    /// What of the items is ours; `None`: none are looked at.
+    pub items: Option<ItemClaims>,
 }
 
 impl Claims {

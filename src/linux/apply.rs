@@ -1,4 +1,4 @@
-//! Carrying out a transaction: at most one restore process per family, then flows.
+//! Carrying out a transaction: at most one restore process per family, then items, then flows.
 
 use std::time::Duration;
 
@@ -6,7 +6,7 @@ use crate::kernel::{ErrorKind, KernelError, Op};
 use crate::linux::command::CommandError;
 use crate::linux::failure::{self, Run};
 use crate::linux::iptables::Tools;
-use crate::linux::{conntrack, script};
+use crate::linux::{conntrack, items, script};
 use crate::net::IpFamily;
 
 /// Carries out a transaction; one result for each operation, in their order.
@@ -23,6 +23,14 @@ pub(super) fn apply(tools: &Tools, transaction: &[Op], netlink_timeout: Duration
             if let Some(slot) = results.get_mut(index) {
                 *slot = result;
             }
+        }
+    }
+    let items: Vec<(&Op, &mut Result<(), KernelError>)> =
+        transaction.iter().zip(&mut results).filter(|(op, _)| op.is_item()).collect();
+    if !items.is_empty() {
+        let operations: Vec<&Op> = items.iter().map(|(op, _)| *op).collect();
+        for ((_, slot), result) in items.into_iter().zip(items::apply(&operations, netlink_timeout)) {
+            *slot = result;
         }
     }
     let mut flows = Vec::new();

@@ -13,6 +13,7 @@ pub mod counters;
 mod failure;
 mod fingerprint;
 pub mod iptables;
+mod items;
 mod script;
 pub mod sysctl;
 
@@ -23,7 +24,10 @@ use std::ffi::OsString;
 use std::net::IpAddr;
 use std::time::Duration;
 
-use crate::kernel::{Claims, ErrorKind, Fingerprint, Flow, FlowQuery, Kernel, KernelError, Op, TableDump, TableId};
+use crate::kernel::{
+    Claims, Connections, ErrorKind, Fingerprint, Flow, FlowQuery, ItemClaims, ItemDump, Kernel, KernelError, Op,
+    RealKey, TableDump, TableId, VirtualKey,
+};
 use crate::net::{IpFamily, PerFamily};
 
 pub use iptables::{Tools, Variant};
@@ -150,6 +154,14 @@ impl LinuxKernel {
 impl Kernel for LinuxKernel {
     fn dump(&mut self, table: TableId, claims: &Claims) -> Result<TableDump, KernelError> {
         self.tools.dump(table, claims)
+    }
+
+    fn items(&mut self, family: IpFamily, claims: &ItemClaims) -> Result<ItemDump, KernelError> {
+        items::dump(family, claims, NETLINK_TIMEOUT)
+    }
+
+    fn connections(&mut self, server: &VirtualKey) -> Result<Vec<(RealKey, Connections)>, KernelError> {
+        items::connections(server, NETLINK_TIMEOUT)
     }
 
     fn flows(&mut self, query: &FlowQuery) -> Result<Vec<Flow>, KernelError> {

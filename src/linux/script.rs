@@ -48,7 +48,7 @@ pub(super) fn chain_of(op: &Op) -> Option<&ChainKey> {
             Some(chain)
         }
         Op::InsertRule(rule, _) | Op::DeleteRule(rule) => Some(&rule.chain),
-        Op::DeleteFlow(_) => None,
+        Op::DeleteFlow(_) | Op::AddItem(..) | Op::ChangeItem(..) | Op::DeleteItem(_) => None,
     }
 }
 
@@ -65,7 +65,8 @@ pub(super) fn build(transaction: &[Op], family: IpFamily) -> Script {
             Op::DeleteRule(_) | Op::DeleteChain(_) => true,
             // It is put in its place, so that it has to come after the removal of its copies.
             Op::InsertRule(rule, _) => deleted.contains(rule),
-            Op::CreateChain(_) | Op::ReplaceChain(..) | Op::RewriteChain(..) | Op::DeleteFlow(_) => false,
+            Op::CreateChain(_) | Op::ReplaceChain(..) | Op::RewriteChain(..) => false,
+            Op::DeleteFlow(_) | Op::AddItem(..) | Op::ChangeItem(..) | Op::DeleteItem(_) => false,
         };
         let parts = match chain.table.table {
             Table::Nat => &mut nat,
@@ -99,7 +100,7 @@ fn size_of(op: &Op) -> usize {
             prefix + rules.iter().map(|rule| rule.spec.len() + prefix).sum::<usize>()
         }
         Op::InsertRule(rule, _) | Op::DeleteRule(rule) => rule.spec.len() + ChainName::MAX + WORDS,
-        Op::DeleteFlow(_) => 0,
+        Op::DeleteFlow(_) | Op::AddItem(..) | Op::ChangeItem(..) | Op::DeleteItem(_) => 0,
     }
 }
 
@@ -120,7 +121,7 @@ impl<'a> Parts<'a> {
             Op::InsertRule(rule, Placement::Tail) => self.append.push((index, rule)),
             Op::DeleteRule(rule) => self.delete_rule.push((index, rule)),
             Op::DeleteChain(chain) => self.delete_chain.push((index, chain)),
-            Op::DeleteFlow(_) => {}
+            Op::DeleteFlow(_) | Op::AddItem(..) | Op::ChangeItem(..) | Op::DeleteItem(_) => {}
         }
     }
 

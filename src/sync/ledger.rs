@@ -177,7 +177,7 @@ impl Ledger {
             Op::InsertRule(rule, _) => self.learn_copies(rule, self.copies(rule).saturating_add(1)),
             Op::DeleteRule(rule) => self.learn_copies(rule, self.copies(rule).saturating_sub(1)),
             Op::DeleteChain(chain) => self.learn_chain(chain, None),
-            Op::DeleteFlow(_) => {}
+            Op::DeleteFlow(_) | Op::AddItem(..) | Op::ChangeItem(..) | Op::DeleteItem(_) => {}
         }
     }
 
@@ -292,6 +292,7 @@ pub(crate) fn rules_written(op: &Op) -> (Option<TableId>, u64) {
         Op::RewriteChain(chain, rules) => (Some(chain.table), rules.len() as u64),
         Op::InsertRule(rule, _) => (Some(rule.chain.table), 1),
         Op::CreateChain(_) | Op::DeleteRule(_) | Op::DeleteChain(_) | Op::DeleteFlow(_) => (None, 0),
+        Op::AddItem(..) | Op::ChangeItem(..) | Op::DeleteItem(_) => (None, 0),
     }
 }
 

@@ -166,6 +166,7 @@ impl<K: Kernel, C: Clock> Programmer<'_, K, C> {
             Op::InsertRule(rule, _) | Op::DeleteRule(rule) => !rewritten.contains(&rule.chain),
             Op::CreateChain(chain) => !rewritten.contains(chain),
             Op::ReplaceChain(..) | Op::RewriteChain(..) | Op::DeleteChain(_) | Op::DeleteFlow(_) => true,
+            Op::AddItem(..) | Op::ChangeItem(..) | Op::DeleteItem(_) => true,
         };
         let single = [self.inserts(plan), deletes(plan), chain_deletes(plan)].concat();
         let mut ops: Vec<Op> =
@@ -186,6 +187,7 @@ impl<K: Kernel, C: Clock> Programmer<'_, K, C> {
                 matches!(self.ledger.rules.pending(rule), Some(Pending::Remove | Pending::Change(_)))
             }
             Op::RewriteChain(..) | Op::DeleteFlow(_) => true,
+            Op::AddItem(..) | Op::ChangeItem(..) | Op::DeleteItem(_) => true,
         }
     }
 

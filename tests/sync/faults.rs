@@ -5,7 +5,11 @@ use std::sync::LazyLock;
 
 use portolan::kernel::fake::FakeKernel;
 use portolan::kernel::fault::Fault;
-use portolan::kernel::{ErrorKind, Kernel, KernelError, Op};
+use portolan::kernel::{
+    Claims, Connections, ErrorKind, Fingerprint, Flow, FlowQuery, ItemClaims, ItemDump, Kernel, KernelError, Op,
+    RealKey, TableDump, TableId, VirtualKey,
+};
+use portolan::net::IpFamily;
 use portolan::sync::Options;
 
 use crate::cluster::{World, local_external, udp, udp_slice};
@@ -133,23 +137,27 @@ impl Picky {
 }
 
 impl Kernel for Picky {
-    fn dump(
-        &mut self,
-        table: portolan::kernel::TableId,
-        claims: &portolan::kernel::Claims,
-    ) -> Result<portolan::kernel::TableDump, KernelError> {
+    fn dump(&mut self, table: TableId, claims: &Claims) -> Result<TableDump, KernelError> {
         self.inner.dump(table, claims)
     }
 
-    fn flows(&mut self, query: &portolan::kernel::FlowQuery) -> Result<Vec<portolan::kernel::Flow>, KernelError> {
+    fn items(&mut self, family: IpFamily, claims: &ItemClaims) -> Result<ItemDump, KernelError> {
+        self.inner.items(family, claims)
+    }
+
+    fn connections(&mut self, server: &VirtualKey) -> Result<Vec<(RealKey, Connections)>, KernelError> {
+        self.inner.connections(server)
+    }
+
+    fn flows(&mut self, query: &FlowQuery) -> Result<Vec<Flow>, KernelError> {
         self.inner.flows(query)
     }
 
-    fn addresses(&mut self, family: portolan::net::IpFamily) -> Result<Vec<std::net::IpAddr>, KernelError> {
+    fn addresses(&mut self, family: IpFamily) -> Result<Vec<std::net::IpAddr>, KernelError> {
         self.inner.addresses(family)
     }
 
-    fn fingerprint(&mut self) -> Option<portolan::kernel::Fingerprint> {
+    fn fingerprint(&mut self) -> Option<Fingerprint> {
         self.inner.fingerprint()
     }
 
@@ -202,7 +210,7 @@ fn one_service_that_the_kernel_refuses_does_not_keep_the_others_out() {
             report.failed.iter().map(|failed| failed.service.as_ref().unwrap().to_string()).collect();
         assert_eq!(failed, ["ns/s17"], "culprit named: {names_culprit}");
         let services = portolan::kernel::ChainKey::new(
-            portolan::net::IpFamily::V4,
+            IpFamily::V4,
             portolan::kernel::Table::Nat,
             portolan::iptables::names::SERVICES,
         );
@@ -236,23 +244,27 @@ struct Hung {
 }
 
 impl Kernel for Hung {
-    fn dump(
-        &mut self,
-        table: portolan::kernel::TableId,
-        claims: &portolan::kernel::Claims,
-    ) -> Result<portolan::kernel::TableDump, KernelError> {
+    fn dump(&mut self, table: TableId, claims: &Claims) -> Result<TableDump, KernelError> {
         self.inner.dump(table, claims)
     }
 
-    fn flows(&mut self, query: &portolan::kernel::FlowQuery) -> Result<Vec<portolan::kernel::Flow>, KernelError> {
+    fn items(&mut self, family: IpFamily, claims: &ItemClaims) -> Result<ItemDump, KernelError> {
+        self.inner.items(family, claims)
+    }
+
+    fn connections(&mut self, server: &VirtualKey) -> Result<Vec<(RealKey, Connections)>, KernelError> {
+        self.inner.connections(server)
+    }
+
+    fn flows(&mut self, query: &FlowQuery) -> Result<Vec<Flow>, KernelError> {
         self.inner.flows(query)
     }
 
-    fn addresses(&mut self, family: portolan::net::IpFamily) -> Result<Vec<std::net::IpAddr>, KernelError> {
+    fn addresses(&mut self, family: IpFamily) -> Result<Vec<std::net::IpAddr>, KernelError> {
         self.inner.addresses(family)
     }
 
-    fn fingerprint(&mut self) -> Option<portolan::kernel::Fingerprint> {
+    fn fingerprint(&mut self) -> Option<Fingerprint> {
         None
     }
 

@@ -1,0 +1,144 @@
+//! Items of the fake kernel, with the preconditions of the real one.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+
+use crate::kernel::item::Registry;
+use crate::kernel::{
+    Connections, Element, ErrorKind, ItemDump, ItemKey, ItemState, KernelError, Op, RealKey, SetKey, SetKind,
+    VirtualKey,
+};
+use crate::net::IpFamily;
+
+/// All items, and the connections of real servers.
+#[derive(Clone, Debug, Default)]
+pub struct FakeItems {
+    /// What exists.
+    pub all: BTreeMap<ItemKey, ItemState>,
+    /// Connections; a real server that is not listed has none.
+    pub connections: BTreeMap<RealKey, Connections>,
+}
+
+type Refusal = (ErrorKind, &'static str);
+
+impl FakeItems {
+    /// Carries out one operation. `in_use` tells whether a rule looks into a set of this name.
+    pub(super) fn apply(&mut self, op: &Op, in_use: impl Fn(&str) -> bool) -> Result<(), KernelError> {
+        let result = match op {
+            Op::AddItem(key, _) if self.all.contains_key(key) => Err((ErrorKind::Exists, "it exists")),
+            Op::AddItem(key, state) => self.check(key, state).map(|()| self.add(*key, *state)),
+            Op::ChangeItem(key, state) => self.change(key, *state),
+            Op::DeleteItem(key) if !self.all.contains_key(key) => Err((ErrorKind::NotFound, "there is none")),
+            Op::DeleteItem(ItemKey::Set(set)) if in_use(set.as_str()) => Err((ErrorKind::Busy, "a rule refers to it")),
+            Op::DeleteItem(key) => {
+                self.delete(key);
+                Ok(())
+            }
+            _ => Ok(()),
+        };
+        result.map_err(|(kind, why)| KernelError::new(kind, format!("{op}: {why}")))
+    }
+
+    /// Whether an item of this key and state can be there.
+    fn check(&self, key: &ItemKey, state: &ItemState) -> Result<(), Refusal> {
+        match (key, state) {
+            (ItemKey::Element(set, element), _) => {
+                let Some(ItemState::Capacity(capacity)) = self.all.get(&ItemKey::Set(*set)) else {
+                    return Err((ErrorKind::NotFound, "no such set"));
+                };
+                if !fits(set, element) {
+                    return Err((ErrorKind::Rejected, "the set is of another type"));
+                }
+                let full = set.name.kind() != SetKind::Port && self.elements(set) >= *capacity as usize;
+                if full { Err((ErrorKind::NoSpace, "the set is full")) } else { Ok(()) }
+            }
+            (ItemKey::RealServer(real), _) => {
+                if !self.all.contains_key(&ItemKey::VirtualServer(real.server)) {
+                    return Err((ErrorKind::NotFound, "no such virtual server"));
+                }
+                let valid = IpFamily::of(real.address) == real.server.family()
+                    && !real.address.is_unspecified()
+                    && !real.address.is_multicast();
+                if valid { Ok(()) } else { Err((ErrorKind::Rejected, "not an address for a real server")) }
+            }
+            (ItemKey::Set(set), ItemState::Capacity(capacity)) if self.elements(set) > *capacity as usize => {
+                Err((ErrorKind::NoSpace, "the set is full"))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    fn add(&mut self, key: ItemKey, state: ItemState) {
+        if matches!(key, ItemKey::Address(_)) {
+            self.all.insert(ItemKey::Link, ItemState::Present);
+        }
+        self.all.insert(key, state);
+    }
+
+    fn change(&mut self, key: &ItemKey, state: ItemState) -> Result<(), Refusal> {
+        if !self.all.contains_key(key) {
+            return Err((ErrorKind::NotFound, "there is none"));
+        }
+        if matches!(key, ItemKey::Set(_)) {
+            self.check(key, &state)?;
+        }
+        self.all.insert(*key, state);
+        Ok(())
+    }
+
+    fn delete(&mut self, key: &ItemKey) {
+        let goes = |other: &ItemKey| match (key, other) {
+            (ItemKey::Set(set), ItemKey::Element(of, _)) => of == set,
+            (ItemKey::VirtualServer(server), ItemKey::RealServer(real)) => real.server == *server,
+            (ItemKey::Link, ItemKey::Address(_)) => true,
+            _ => other == key,
+        };
+        self.all.retain(|other, _| !goes(other));
+        self.connections.retain(|real, _| !goes(&ItemKey::RealServer(*real)));
+    }
+
+    fn elements(&self, set: &SetKey) -> usize {
+        let first = ItemKey::Element(*set, Element::Ip(IpAddr::from([0; 4])));
+        self.all.range(first..).take_while(|(key, _)| matches!(key, ItemKey::Element(of, _) if of == set)).count()
+    }
+
+    /// What exists in a family, sorted into ours and others'.
+    pub(super) fn dump(&self, family: IpFamily) -> ItemDump {
+        let mut registry = Registry::default();
+        for key in self.all.keys() {
+            if let ItemKey::Element(set, element) = key {
+                registry.add(*set, element);
+            }
+        }
+        let own = self.all.iter().filter(|(key, _)| key.family().is_none_or(|of| of == family));
+        let (ours, foreign) = own.map(|(key, state)| (*key, *state)).partition(|(key, _)| match key {
+            ItemKey::VirtualServer(server) => registry.knows(server),
+            ItemKey::RealServer(real) => registry.knows(&real.server),
+            _ => true,
+        });
+        ItemDump { ours, foreign }
+    }
+
+    /// The real servers of a virtual server with their connections.
+    pub(super) fn of_server(&self, server: &VirtualKey) -> Vec<(RealKey, Connections)> {
+        self.all
+            .keys()
+            .filter_map(|key| match key {
+                ItemKey::RealServer(real) if real.server == *server => Some(*real),
+                _ => None,
+            })
+            .map(|real| (real, self.connections.get(&real).copied().unwrap_or_default()))
+            .collect()
+    }
+}
+
+fn fits(set: &SetKey, element: &Element) -> bool {
+    let kind = match element {
+        Element::Ip(_) => SetKind::Ip,
+        Element::IpPort(..) => SetKind::IpPort,
+        Element::IpPortIp(..) => SetKind::IpPortIp,
+        Element::IpPortNet(..) => SetKind::IpPortNet,
+        Element::Port(_) => SetKind::Port,
+    };
+    kind == set.name.kind()
+}
