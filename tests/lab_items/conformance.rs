@@ -262,8 +262,8 @@ fn conforms(cases: Vec<Case>, family: IpFamily, claims: &ItemClaims) {
     let mut problems = Vec::new();
     for (name, transactions) in cases {
         natively(|real| {
-            let mut fake = FakeKernel::default();
-            fake.addresses = PerFamily { v4: vec![ip("127.0.0.1")], v6: vec![ip("::1")] };
+            let addresses = PerFamily { v4: vec![ip("127.0.0.1")], v6: vec![ip("::1")] };
+            let mut fake = FakeKernel { addresses, ..FakeKernel::default() };
             for (at, transaction) in transactions.iter().enumerate() {
                 let ops: Vec<Op> = transaction.iter().map(|(op, _)| op.clone()).collect();
                 let results = real.apply(&ops);
