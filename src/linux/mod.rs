@@ -147,7 +147,7 @@ impl LinuxKernel {
 
     /// Checks what IPVS mode needs of the kernel in these families: see [`ipvs::requirements`].
     pub fn ipvs_requirements(&self, families: PerFamily<bool>, scheduler: &Scheduler) -> Result<(), KernelError> {
-        ipvs::requirements(families, scheduler, NETLINK_TIMEOUT)
+        ipvs::requirements(self.tools.variant(), families, scheduler, NETLINK_TIMEOUT)
     }
 
     /// Sets the kernel up for IPVS mode: see [`ipvs::prepare`].

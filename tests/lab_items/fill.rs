@@ -58,6 +58,8 @@ fn a_thousand_services_are_filled_in_and_read() {
             }
             ops.extend((0..1000).map(|n| add(address(family, n), bound(family == IpFamily::V6))));
             timed(&format!("{family}: {} operations", ops.len()), || done(kernel, &ops));
+            let changes: Vec<Op> = (0..1000).map(|n| change(address(family, n), bound(n % 2 == 0))).collect();
+            timed("changing addresses", || done(kernel, &changes));
             let found = timed("dump", || kernel.items(family, &SERVING).unwrap());
             assert_eq!((found.ours.len(), found.foreign.len()), (2 + 1000 + 6000 + 1000, 0));
             let found = timed("addresses of the node", || kernel.addresses(family).unwrap());

@@ -7,8 +7,8 @@ use std::time::{Duration, Instant};
 use ErrorKind::Unsupported;
 use portolan::kernel::item::Scheduler;
 use portolan::kernel::{ErrorKind, ItemDump, ItemKey, ItemState, Kernel, RealKey};
-use portolan::linux::ipvs::Preparation;
-use portolan::linux::sysctl;
+use portolan::linux::ipvs::{self, Preparation};
+use portolan::linux::{Variant, sysctl};
 use portolan::net::{IpFamily, PerFamily};
 use portolan::netlink::ipvs::{Service, ServiceKey, Timeouts};
 
@@ -171,4 +171,18 @@ fn a_deprecated_address_makes_virtual_servers_work_and_is_no_source() {
         done(kernel, &[change(address(family, 1), bound(false))]);
         assert_eq!(source(), vip(family, 1), "this is why it is deprecated");
     });
+}
+
+/// Which matches rules can have is asked of both kinds of tables, by the way in which iptables itself asks.
+#[test]
+fn the_kernel_is_asked_for_matches() {
+    for family in IpFamily::ALL {
+        for (name, expected) in [("set", true), ("nosuch", false)] {
+            for tables in [Variant::Legacy, Variant::Nft] {
+                let found = ipvs::has_match(tables, family, (name, 1), Duration::from_secs(10));
+                println!("{family} {name} {tables:?}: {found:?}");
+                assert!(found.is_none_or(|found| found == expected), "{family} {name} {tables:?}");
+            }
+        }
+    }
 }

@@ -1,4 +1,4 @@
-//! Items of the fake kernel, with the preconditions of the real one.
+//! Items of the fake kernel, with the preconditions of the real one: `tests/lab_items` runs one suite on both.
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
