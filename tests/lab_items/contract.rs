@@ -1,9 +1,11 @@
 //! The contract of the kernel layer where the fake has nothing to compare with.
 
 use ErrorKind::{NoSpace, NotFound, Rejected, Unsupported};
+use std::sync::mpsc;
+
 use portolan::kernel::item::{DUMMY_LINK, Scheduler};
-use portolan::kernel::{Connections, ErrorKind, ItemDump, ItemKey, ItemState, Kernel, Op, RealKey, SetName};
-use portolan::net::{IpFamily, PerFamily};
+use portolan::kernel::{Connections, Element, ErrorKind, ItemDump, ItemKey, ItemState, Kernel, Op, RealKey, SetName};
+use portolan::net::{IpFamily, PerFamily, Protocol};
 use portolan::netlink::ipvs::{Destination, Forwarding, Service, ServiceKey};
 
 use crate::linux_support::shell;
@@ -178,5 +180,103 @@ fn nothing_is_permitted_without_rights() {
         assert_eq!(kernel.items(family, &SERVING).unwrap_err().kind, ErrorKind::Denied);
         let needed = kernel.ipvs_requirements(PerFamily { v4: true, v6: true }, &Scheduler::ROUND_ROBIN);
         assert_eq!(needed.unwrap_err().kind, ErrorKind::Denied);
+    });
+}
+
+#[test]
+fn what_kube_proxy_made_is_taken_over() {
+    in_lab(|kernel| {
+        for family in IpFamily::ALL {
+            let (six, inet) = (pick(family, "", "6-"), pick(family, "inet", "inet6"));
+            let (net, vip) = (pick(family, "10.0.0.0/8", "fd00::/8"), vip(family, 1));
+            shell(&format!(
+                "ipset create KUBE-{six}CLUSTER-IP hash:ip,port family {inet} hashsize 1024 maxelem 65536
+                 ipset create KUBE-{six}NODE-PORT-TCP bitmap:port range 0-65535
+                 ipset create KUBE-{six}LOAD-BALANCER-SOURCE-{} hash:ip,port,net family {inet} comment
+                 ipset add KUBE-{six}CLUSTER-IP {vip},tcp:80
+                 ipset add KUBE-{six}NODE-PORT-TCP 30080
+                 ipset add KUBE-{six}LOAD-BALANCER-SOURCE-{} {vip},tcp:80,{net} comment x
+                 ipset add KUBE-{six}LOAD-BALANCER-SOURCE-{} {vip},udp:80,{net} nomatch
+                 ip link show {DUMMY_LINK} >/dev/null 2>&1 || ip link add {DUMMY_LINK} type dummy
+                 ip addr add {vip} {} dev {DUMMY_LINK}",
+                pick(family, "CIDR", "CID"),
+                pick(family, "CIDR", "CID"),
+                pick(family, "CIDR", "CID"),
+                pick(family, "broadcast 10.96.0.1", ""),
+            ));
+            let ports = SetName::NodePortTcp;
+            let ranges = SetName::LoadBalancerSourceCidr;
+            let range = Element::IpPortNet(vip, Protocol::Tcp, 80, net.parse().unwrap());
+            let mut expected = vec![
+                (set(family, ranges), CAPACITY),
+                (set(family, SetName::ClusterIp), CAPACITY),
+                (set(family, ports), ItemState::Capacity(u32::MAX)),
+                (element(family, ranges, range), PRESENT),
+                (cluster_ip(family, 1), PRESENT),
+                (element(family, ports, Element::Port(30080)), PRESENT),
+                (address(family, 1), bound(false)),
+                (ItemKey::Link, PRESENT),
+            ];
+            expected.sort_by_key(|(key, _)| *key);
+            assert_eq!(dump(kernel, family).ours, expected);
+            done(
+                kernel,
+                &[
+                    change(set(family, SetName::ClusterIp), ItemState::Capacity(100_000)),
+                    add(cluster_ip(family, 2), PRESENT),
+                    delete(element(family, ranges, range)),
+                    delete(set(family, ports)),
+                    change(address(family, 1), bound(true)),
+                ],
+            );
+            let found = dump(kernel, family).ours;
+            assert!(found.contains(&(set(family, SetName::ClusterIp), ItemState::Capacity(100_000))));
+            assert!(found.contains(&(cluster_ip(family, 1), PRESENT)));
+            assert!(found.contains(&(address(family, 1), bound(true))));
+            done(kernel, &[delete(address(family, 1))]);
+        }
+        assert!(shell(&format!("ip -o addr show dev {DUMMY_LINK}")).trim().is_empty());
+    });
+}
+
+#[test]
+fn virtual_servers_are_read_whole_while_others_come_and_go() {
+    in_lab(|kernel| {
+        let family = IpFamily::V4;
+        let fill: Vec<Op> = (0..300).map(|n| add(virtual_server(family, n), plain())).collect();
+        done(kernel, &fill);
+        let (stop, stopped) = mpsc::channel::<()>();
+        let mut other = kernel.clone();
+        std::thread::scope(|scope| {
+            // Of the same namespace, since it is inherited.
+            scope.spawn(move || {
+                while let Err(mpsc::TryRecvError::Empty) = stopped.try_recv() {
+                    for n in 300..310 {
+                        other.apply(&[add(virtual_server(family, n), plain())]);
+                    }
+                    for n in 300..310 {
+                        other.apply(&[delete(virtual_server(family, n))]);
+                    }
+                }
+            });
+            let (mut read, mut given_up) = (0, 0);
+            for _ in 0..30 {
+                match kernel.items(family, &SERVING) {
+                    Ok(found) => {
+                        let lasting = (0..300).map(|n| virtual_server(family, n));
+                        let missing: Vec<ItemKey> =
+                            lasting.filter(|key| !found.foreign.contains(&(*key, plain()))).collect();
+                        assert_eq!(missing, []);
+                        read += 1;
+                    }
+                    Err(error) => {
+                        assert_eq!(error.kind, ErrorKind::Transient, "{error}");
+                        given_up += 1;
+                    }
+                }
+            }
+            println!("read {read} times, given up {given_up} times");
+            drop(stop);
+        });
     });
 }
