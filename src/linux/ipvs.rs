@@ -30,6 +30,17 @@ const SET_MATCH: (&str, u8) = ("set", 1);
 /// The match `ipvs`.
 const IPVS_MATCH: (&str, u8) = ("ipvs", 0);
 
+/// What IPVS mode is to be run with, as far as the kernel has to have it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Needs {
+    /// The families that are served.
+    pub families: PerFamily<bool>,
+    /// How load is balanced.
+    pub scheduler: Scheduler,
+    /// The addresses of Services become addresses of the dummy link. With local routes there is no link.
+    pub dummy_link: bool,
+}
+
 /// How the kernel is to be set up.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Preparation {
@@ -45,21 +56,18 @@ pub struct Preparation {
     pub run_estimation: Option<bool>,
 }
 
-/// Checks what IPVS mode needs in these families. Modules are loaded by asking for what they have, where the kernel can do that;
-/// nothing else stays. The error has one sentence for each need that is not met.
-pub fn requirements(
-    variant: Variant,
-    families: PerFamily<bool>,
-    scheduler: &Scheduler,
-    timeout: Duration,
-) -> Result<(), KernelError> {
-    let wanted: Vec<IpFamily> = IpFamily::ALL.into_iter().filter(|family| families[*family]).collect();
+/// Checks what IPVS mode needs. Modules are loaded by asking for what they have, where the kernel can do that; nothing else stays.
+/// The error has one sentence for each need that is not met.
+pub fn requirements(variant: Variant, needs: &Needs, timeout: Duration) -> Result<(), KernelError> {
+    let wanted: Vec<IpFamily> = IpFamily::ALL.into_iter().filter(|family| needs.families[*family]).collect();
     let mut unmet = Vec::new();
     // This loads `ip_vs` on kernels before 5.12, too, which do not load it when they are asked for its family.
     let _ = wanted.first().map(|family| has_match(variant, *family, IPVS_MATCH, timeout));
-    check_balancer(&wanted, scheduler, timeout, &mut unmet)?;
+    check_balancer(&wanted, &needs.scheduler, timeout, &mut unmet)?;
     check_sets(&wanted, timeout, &mut unmet)?;
-    check_dummy(timeout, &mut unmet)?;
+    if needs.dummy_link {
+        check_dummy(timeout, &mut unmet)?;
+    }
     for family in wanted {
         if has_match(variant, family, SET_MATCH, timeout) == Some(false) {
             unmet.push(format!("{family} rules cannot look into sets: load the module xt_set"));

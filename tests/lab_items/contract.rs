@@ -3,9 +3,10 @@
 use ErrorKind::{NoSpace, NotFound, Rejected, Unsupported};
 use std::sync::mpsc;
 
-use portolan::kernel::item::{DUMMY_LINK, Scheduler};
+use portolan::kernel::item::DUMMY_LINK;
 use portolan::kernel::{Connections, Element, ErrorKind, ItemDump, ItemKey, ItemState, Kernel, Op, RealKey, SetName};
-use portolan::net::{IpFamily, PerFamily, Protocol};
+use portolan::linux::ipvs::Needs;
+use portolan::net::{IpFamily, Protocol};
 use portolan::netlink::ipvs::{Destination, Forwarding, Service, ServiceKey};
 
 use crate::linux_support::shell;
@@ -112,8 +113,9 @@ fn a_link_that_only_has_the_name_is_not_touched() {
             delete(ItemKey::Link),
         ];
         assert_eq!(kinds(kernel, &ops), [Some(Rejected), None, Some(Rejected)]);
-        let error = kernel.ipvs_requirements(PerFamily { v4: true, v6: true }, &Scheduler::ROUND_ROBIN).unwrap_err();
+        let error = kernel.ipvs_requirements(&needs("rr")).unwrap_err();
         assert!(error.message.contains("not a dummy"), "{error}");
+        assert_eq!(kernel.ipvs_requirements(&Needs { dummy_link: false, ..needs("rr") }), Ok(()));
         shell(&format!("ip addr add 192.0.2.7/32 dev {DUMMY_LINK}"));
         assert!(kernel.addresses(IpFamily::V4).unwrap().contains(&ip("192.0.2.7")));
     });
@@ -178,7 +180,7 @@ fn nothing_is_permitted_without_rights() {
         rustix::thread::set_capabilities(None, none).unwrap();
         assert_eq!(kinds(kernel, &ops), [Some(ErrorKind::Denied); 6]);
         assert_eq!(kernel.items(family, &SERVING).unwrap_err().kind, ErrorKind::Denied);
-        let needed = kernel.ipvs_requirements(PerFamily { v4: true, v6: true }, &Scheduler::ROUND_ROBIN);
+        let needed = kernel.ipvs_requirements(&needs("rr"));
         assert_eq!(needed.unwrap_err().kind, ErrorKind::Denied);
     });
 }

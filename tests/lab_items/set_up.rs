@@ -5,9 +5,8 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use ErrorKind::Unsupported;
-use portolan::kernel::item::Scheduler;
 use portolan::kernel::{ErrorKind, ItemDump, ItemKey, ItemState, Kernel, RealKey};
-use portolan::linux::ipvs::{self, Preparation};
+use portolan::linux::ipvs::{self, Needs, Preparation};
 use portolan::linux::{Variant, sysctl};
 use portolan::net::{IpFamily, PerFamily};
 use portolan::netlink::ipvs::{Service, ServiceKey, Timeouts};
@@ -18,24 +17,23 @@ use crate::world::*;
 #[test]
 fn requirements_are_checked_without_a_trace() {
     in_lab(|kernel| {
-        let both = PerFamily { v4: true, v6: true };
         for scheduler in ["rr", "mh", "wlc"] {
-            kernel.ipvs_requirements(both, &Scheduler::new(scheduler).unwrap()).unwrap();
+            kernel.ipvs_requirements(&needs(scheduler)).unwrap();
         }
         for families in [PerFamily { v4: true, v6: false }, PerFamily { v4: false, v6: true }] {
-            kernel.ipvs_requirements(families, &Scheduler::ROUND_ROBIN).unwrap();
+            kernel.ipvs_requirements(&Needs { families, ..needs("rr") }).unwrap();
         }
         for family in IpFamily::ALL {
             assert_eq!(dump(kernel, family), ItemDump::default());
         }
-        let error = kernel.ipvs_requirements(both, &Scheduler::new("nosuch").unwrap()).unwrap_err();
+        let error = kernel.ipvs_requirements(&needs("nosuch")).unwrap_err();
         assert_eq!(error.kind, Unsupported);
         assert_eq!(error.message.matches("load the module ip_vs_nosuch").count(), 1, "{error}");
         // Somebody's virtual server at the address of the trial stays.
         let (mut genl, ipvs) = balancer();
         let theirs = Service::new(ServiceKey::address(6, "198.51.100.0:20000".parse().unwrap()), "lc");
         genl.request(&ipvs.new_service(&theirs), |_| Ok(())).unwrap();
-        kernel.ipvs_requirements(both, &Scheduler::ROUND_ROBIN).unwrap();
+        kernel.ipvs_requirements(&needs("rr")).unwrap();
         let found = dump(kernel, IpFamily::V4).foreign;
         assert_eq!(found.len(), 1);
         assert_eq!(found[0].1, scheduled("lc", 0, 0));
@@ -52,7 +50,7 @@ fn a_kernel_without_ipvs_says_what_is_missing() {
         assert_eq!(error.kind, Unsupported);
         assert!(error.message.contains("load the module ip_vs"), "{error}");
         assert_eq!(kinds(kernel, &[add(virtual_server(IpFamily::V4, 1), plain())]), [Some(Unsupported)]);
-        let error = kernel.ipvs_requirements(PerFamily { v4: true, v6: true }, &Scheduler::ROUND_ROBIN).unwrap_err();
+        let error = kernel.ipvs_requirements(&needs("rr")).unwrap_err();
         assert_eq!(error.kind, Unsupported);
         println!("{error}");
         assert_eq!(kernel.prepare_ipvs(&Preparation::default()).unwrap_err().kind, Unsupported);

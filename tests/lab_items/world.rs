@@ -9,6 +9,7 @@ use portolan::kernel::{
     Element, ErrorKind, ItemClaims, ItemDump, ItemKey, ItemState, Kernel, Op, RealKey, SetKey, SetName, VirtualKey,
     VirtualServer,
 };
+use portolan::linux::ipvs::Needs;
 use portolan::linux::{LinuxKernel, Variant};
 use portolan::net::{IpFamily, PerFamily, Protocol};
 use portolan::netlink;
@@ -25,7 +26,7 @@ pub(crate) const LEAVING: ItemClaims = ItemClaims { serving: false, excluded: Ve
 pub(crate) fn has_lab() -> bool {
     in_namespace(|| {
         let (kernel, _directory) = kernel(Variant::Legacy);
-        let _ = kernel.ipvs_requirements(PerFamily { v4: true, v6: true }, &Scheduler::ROUND_ROBIN);
+        let _ = kernel.ipvs_requirements(&needs("rr"));
     });
     let found = Path::new("/proc/net/ip_vs").exists();
     assert!(found || std::env::var_os("PORTOLAN_LAB").is_none(), "the lab's kernel has no ip_vs");
@@ -174,4 +175,10 @@ pub(crate) fn balancer() -> (Connection, Ipvs) {
     })
     .unwrap();
     (genl, Ipvs::new(&family.unwrap()))
+}
+
+/// Both families with addresses on the dummy link.
+pub(crate) fn needs(scheduler: &str) -> Needs {
+    let scheduler = Scheduler::new(scheduler).unwrap();
+    Needs { families: PerFamily { v4: true, v6: true }, scheduler, dummy_link: true }
 }
