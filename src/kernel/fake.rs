@@ -389,7 +389,7 @@ impl Kernel for FakeKernel {
             let in_use = |name: &str| {
                 tables.values().flat_map(Chains::values).flatten().any(|spec| sets(spec).any(|set| set == name))
             };
-            results[at] = self.items.apply(op, in_use);
+            results[at] = self.items.apply(op, in_use, &self.addresses);
         }
         self.transactions += families.len() as u64;
         results
