@@ -7,6 +7,11 @@ if ((EUID != 0)); then
     echo "lab-tests.sh: the lab wants root; the tests of IPVS are left out"
     exit 0
 fi
-binary=$(cargo test --no-run --test lab_ipvs 2>&1 | sed -n 's/^ *Executable .*(\(.*\))$/\1/p')
-[[ -x $binary ]] || { echo "lab-tests.sh: cannot build tests/lab_ipvs.rs" >&2; exit 1; }
-exec cargo xtask lab -- "$binary" --test-threads=1
+binaries=()
+for test in tests/lab_*.rs; do
+    name=$(basename "$test" .rs)
+    binary=$(cargo test --no-run --test "$name" 2>&1 | sed -n 's/^ *Executable .*(\(.*\))$/\1/p')
+    [[ -x $binary ]] || { echo "lab-tests.sh: cannot build $test" >&2; exit 1; }
+    binaries+=("$binary")
+done
+exec cargo xtask lab -- sh -c 'for binary; do "$binary" --test-threads=1 || exit 1; done' sh "${binaries[@]}"
