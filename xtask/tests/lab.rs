@@ -167,6 +167,25 @@ fn when_the_time_is_over_everything_ends_with_124() {
     wait_until("no process is left", || processes_with(&mark).is_empty());
 }
 
+#[test]
+fn a_kernel_that_panics_ends_the_lab_at_once_with_125() {
+    let escaped = scratch("panic").join("escaped");
+    // One that ends by itself, and one that only says so and goes on.
+    for (panic, message) in [
+        ("echo c >/proc/sysrq-trigger", "sysrq triggered crash"),
+        ("echo '<0>Kernel panic - not syncing: hung' >/dev/kmsg", "hung"),
+    ] {
+        let script = format!("echo begun; {panic}; sleep 1000; touch '{}'", escaped.display());
+        let Some(output) = uml(&script) else { return };
+        assert_eq!((output.status.code(), text(&output.stdout)), (Some(125), "begun\n".into()));
+        let stderr = stderr_of_command(&output);
+        let sentence = format!("lab: the guest's kernel ended by itself: Kernel panic - not syncing: {message}; ");
+        assert!(stderr.starts_with(&sentence), "{stderr}");
+        assert!(!escaped.exists(), "a process of the guest went on on the host");
+    }
+    fs::remove_dir_all(escaped.parent().unwrap()).unwrap();
+}
+
 /// Starts a lab that would run for long, and comes back when its command has begun.
 fn endless(flags: &[&str], mark: &str) -> Option<Child> {
     use std::io::Read;
