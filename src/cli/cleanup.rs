@@ -1,6 +1,7 @@
 //! `portolan cleanup`: a sync to nothing. There is no second program that could forget what the first one makes.
 
 use anyhow::bail;
+use ipnet::IpNet;
 
 use crate::backend::{Backend, Fragment, RuleComments};
 use crate::cli::start::{self, Prepare};
@@ -9,13 +10,16 @@ use crate::compile::{NodeContext, ServicePortPlan};
 use crate::config::Flags;
 use crate::iptables::IptablesBackend;
 use crate::iptables::names::CANARY;
-use crate::kernel::{ChainClass, Claims, Table};
+use crate::kernel::{ChainClass, Claims, ItemClaims, Table};
 use crate::model::{Change, Objects};
 use crate::sync::Engine;
 use crate::sync::clock::SystemClock;
 
-/// A backend that wants nothing, and claims what the iptables backend makes and kubelet does not.
-struct Nothing;
+/// A backend that wants nothing, and claims what the backends of all modes make and kubelet does not.
+struct Nothing {
+    /// Virtual servers with these addresses are somebody else's.
+    excluded: Vec<IpNet>,
+}
 
 impl Backend for Nothing {
     fn base(&self, _node: &NodeContext) -> Fragment {
@@ -28,6 +32,8 @@ impl Backend for Nothing {
         let mut claims = IptablesBackend.removable();
         // kube-proxy's canary stands in three tables, and in this one nothing else of his.
         claims.chains.push((Table::Mangle, CANARY, ChainClass::Private));
+        // For what is not there no module is loaded.
+        claims.items = Some(ItemClaims { serving: false, excluded: self.excluded.clone() });
         claims
     }
 
@@ -43,7 +49,8 @@ pub(super) fn cleanup(flags: &Flags) -> anyhow::Result<()> {
     let options = once::engine_options(&settings, kernel.tools().variant());
     let context = NodeContext { families: facts.families, ..NodeContext::default() };
     let context_of = Box::new(move |_: &_, _: &_| context.clone());
-    let mut engine = Engine::new(kernel, SystemClock, Box::new(Nothing), context_of, options);
+    let nothing = Nothing { excluded: settings.ipvs.exclude_cidrs };
+    let mut engine = Engine::new(kernel, SystemClock, Box::new(nothing), context_of, options);
     engine.apply(Change::Complete(Objects::Services(Default::default())));
     engine.apply(Change::Complete(Objects::Slices(Default::default())));
     engine.apply(Change::Complete(Objects::Node));

@@ -4,8 +4,8 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use crate::compile::{Features, NodeContext, NodePortAddresses};
-use crate::config::Settings;
 use crate::config::node::{covers_ipv4_loopback, local_traffic, matching_addresses, node_ips, node_port_cidrs};
+use crate::config::{ProxyMode, Settings};
 use crate::model::Node;
 use crate::net::{IpFamily, PerFamily};
 
@@ -31,6 +31,7 @@ pub(super) fn node_context(
 ) -> NodeContext {
     let ips = node_ips(&node.addresses, settings.bind_address);
     let cidrs = node_port_cidrs(&settings.node_port_addresses, &ips);
+    let serves_by_address = settings.mode == ProxyMode::Ipvs;
     let node_port_addresses = |family: IpFamily| match matching_addresses(&cidrs[family], &addresses[family]) {
         None => NodePortAddresses::All,
         Some(matching) => NodePortAddresses::Only(matching),
@@ -44,8 +45,10 @@ pub(super) fn node_context(
         masquerade_all: settings.masquerade_all,
         masquerade_mark: settings.masquerade_mark(),
         node_port_addresses: PerFamily::from_fn(node_port_addresses),
-        node_addresses: PerFamily::default(),
+        // Where they are of no use, a change of them is not to change the context.
+        node_addresses: if serves_by_address { serving_addresses(addresses) } else { PerFamily::default() },
         localhost_node_ports: facts.families.v4
+            && !serves_by_address
             && settings.localhost_node_ports
             && facts.route_localnet
             && covers_ipv4_loopback(&cidrs.v4),
@@ -54,11 +57,65 @@ pub(super) fn node_context(
     }
 }
 
-/// Whether the settings ask for node ports on 127.0.0.0/8. It depends on the Node only for `primary`, which never covers
+/// The addresses that a virtual server for node ports may have, sorted. The kernel routes packets of loopback addresses nowhere
+/// else, and an IPv6 link-local address means nothing without its link. IPv4 link-local ones are served, as by kube-proxy.
+fn serving_addresses(addresses: &PerFamily<Vec<IpAddr>>) -> PerFamily<Vec<IpAddr>> {
+    let serves = |address: &IpAddr| match address {
+        IpAddr::V4(address) => !address.is_loopback(),
+        IpAddr::V6(address) => !address.is_loopback() && !address.is_unicast_link_local(),
+    };
+    PerFamily::from_fn(|family| {
+        let mut serving: Vec<IpAddr> = addresses[family].iter().copied().filter(serves).collect();
+        serving.sort_unstable();
+        serving.dedup();
+        serving
+    })
+}
+
+/// Whether node ports on 127.0.0.0/8 are asked for and possible. It depends on the Node only for `primary`, which never covers
 /// loopback.
 pub(super) fn wants_localhost_node_ports(settings: &Settings) -> bool {
     let ips = node_ips(&[], settings.bind_address);
-    settings.localhost_node_ports
+    settings.mode == ProxyMode::Iptables
+        && settings.localhost_node_ports
         && settings.node_port_addresses != crate::config::NodePortSetting::Primary
         && covers_ipv4_loopback(&node_port_cidrs(&settings.node_port_addresses, &ips).v4)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn context(settings: &Settings, addresses: &[&str]) -> NodeContext {
+        let facts = Facts {
+            node_name: "node".into(),
+            families: PerFamily { v4: true, v6: true },
+            features: Features::CURRENT,
+            route_localnet: true,
+        };
+        let addresses: Vec<IpAddr> = addresses.iter().map(|text| text.parse().unwrap()).collect();
+        let of =
+            |family| addresses.iter().copied().filter(|address| IpFamily::of(*address) == family).collect::<Vec<_>>();
+        node_context(settings, &facts, &Node::default(), &PerFamily::from_fn(of))
+    }
+
+    #[test]
+    fn ipvs_mode_serves_node_ports_on_addresses_that_others_can_reach() {
+        let settings = Settings { mode: ProxyMode::Ipvs, ..Settings::default() };
+        let addresses =
+            ["192.0.2.2", "127.0.0.1", "169.254.20.10", "192.0.2.1", "192.0.2.2", "fe80::1", "::1", "fd00::1"];
+        let context = context(&settings, &addresses);
+        let texts = |family| context.node_addresses[family].iter().map(ToString::to_string).collect::<Vec<_>>();
+        assert_eq!(texts(IpFamily::V4), ["169.254.20.10", "192.0.2.1", "192.0.2.2"]);
+        assert_eq!(texts(IpFamily::V6), ["fd00::1"]);
+        assert!(!context.localhost_node_ports, "the kernel does not route 127.0.0.0/8 to elsewhere");
+        assert!(!wants_localhost_node_ports(&settings));
+    }
+
+    #[test]
+    fn in_iptables_mode_the_addresses_of_the_node_change_nothing() {
+        let settings = Settings::default();
+        assert_eq!(context(&settings, &["192.0.2.1", "fd00::1"]), context(&settings, &[]));
+        assert!(context(&settings, &[]).localhost_node_ports && wants_localhost_node_ports(&settings));
+    }
 }

@@ -46,7 +46,7 @@ enum Command {
         #[command(flatten)]
         flags: Box<Flags>,
     },
-    /// Remove every rule and chain that portolan or kube-proxy made on this node
+    /// Remove what portolan or kube-proxy's iptables or IPVS mode made in this node's kernel
     Cleanup {
         #[command(flatten)]
         flags: Box<Flags>,

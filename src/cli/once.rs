@@ -6,11 +6,13 @@ use std::time::Duration;
 
 use anyhow::{Context, bail};
 
+use crate::backend::Backend;
 use crate::cli::context::{Facts, node_context};
 use crate::cli::start::{self, Prepare};
 use crate::cli::{observer, run};
-use crate::config::{Flags, Settings};
+use crate::config::{Flags, ProxyMode, Settings, VipSetting};
 use crate::iptables::IptablesBackend;
+use crate::ipvs::{IpvsBackend, IpvsSettings, Vips};
 use crate::kernel::Kernel;
 use crate::kernel::fault::RecordingKernel;
 use crate::linux::Variant;
@@ -62,6 +64,34 @@ pub(super) fn engine_options(settings: &Settings, variant: Variant) -> Options {
     }
 }
 
+/// How long connections of endpoints that are gone may go on. iptables mode leaves nothing that could drain.
+pub(super) fn drain_timeout(settings: &Settings) -> Duration {
+    match settings.mode {
+        ProxyMode::Iptables => Duration::ZERO,
+        ProxyMode::Ipvs => settings.ipvs.drain_timeout,
+    }
+}
+
+/// The backend of the mode.
+pub(super) fn backend(settings: &Settings) -> Box<dyn Backend> {
+    match settings.mode {
+        ProxyMode::Iptables => Box::new(IptablesBackend),
+        ProxyMode::Ipvs => Box::new(IpvsBackend { settings: ipvs_settings(settings) }),
+    }
+}
+
+fn ipvs_settings(settings: &Settings) -> IpvsSettings {
+    let options = &settings.ipvs;
+    IpvsSettings {
+        scheduler: options.scheduler,
+        vips: match &options.vips {
+            VipSetting::Addresses => Vips::Addresses,
+            VipSetting::Routes(cidrs) => Vips::Routes { service_cidrs: cidrs.clone() },
+        },
+        excluded: options.exclude_cidrs.clone(),
+    }
+}
+
 /// An engine for these settings.
 pub(super) fn engine<K: Kernel>(
     kernel: K,
@@ -69,9 +99,10 @@ pub(super) fn engine<K: Kernel>(
     facts: Facts,
     options: Options,
 ) -> Engine<K, SystemClock> {
+    let backend = backend(settings);
     let settings = settings.clone();
     let context_of = Box::new(move |node: &_, addresses: &_| node_context(&settings, &facts, node, addresses));
-    Engine::new(kernel, SystemClock, Box::new(IptablesBackend), context_of, options)
+    Engine::new(kernel, SystemClock, backend, context_of, options)
 }
 
 fn sync<K: Kernel>(
@@ -133,4 +164,38 @@ fn finish(report: &SyncReport) -> anyhow::Result<()> {
         }
     }
     bail!("{} Services or tables are not as they should be", report.failed.len() + report.failed_dumps.len())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::IpvsOptions;
+    use crate::kernel::item::Scheduler;
+
+    fn settings(mode: ProxyMode) -> Settings {
+        let ipvs = IpvsOptions {
+            scheduler: Scheduler::new("mh").unwrap(),
+            exclude_cidrs: vec!["192.0.2.0/24".parse().unwrap()],
+            vips: VipSetting::Routes(vec!["10.96.0.0/12".parse().unwrap()]),
+            ..IpvsOptions::default()
+        };
+        Settings { mode, ipvs, ..Settings::default() }
+    }
+
+    #[test]
+    fn the_mode_decides_on_the_backend_and_its_settings() {
+        let items = |mode| backend(&settings(mode)).claims().items.filter(|items| items.serving);
+        assert_eq!(items(ProxyMode::Iptables), None);
+        assert_eq!(items(ProxyMode::Ipvs).unwrap().excluded, ["192.0.2.0/24".parse().unwrap()]);
+        let found = ipvs_settings(&settings(ProxyMode::Ipvs));
+        assert_eq!(found.scheduler.as_str(), "mh");
+        assert_eq!(found.vips, Vips::Routes { service_cidrs: vec!["10.96.0.0/12".parse().unwrap()] });
+        assert_eq!(ipvs_settings(&Settings::default()), IpvsSettings::default());
+    }
+
+    #[test]
+    fn connections_drain_in_ipvs_mode_only() {
+        assert_eq!(drain_timeout(&settings(ProxyMode::Ipvs)), Duration::from_secs(60));
+        assert_eq!(drain_timeout(&settings(ProxyMode::Iptables)), Duration::ZERO);
+    }
 }

@@ -1,16 +1,17 @@
 //! `portolan render`: from manifests to text, with no privileges and no kernel.
 
+use std::collections::BTreeMap;
 use std::io::Write;
 use std::path::Path;
 
 use anyhow::Context;
 
-use crate::backend::{Backend, Fragment, RuleComments};
+use crate::backend::{Fragment, RuleComments};
 use crate::cli::context::{Facts, node_context};
-use crate::cli::start;
+use crate::cli::{once, start};
 use crate::compile::{Features, compile_service};
-use crate::config::{Flags, Settings};
-use crate::iptables::{IptablesBackend, restore_text};
+use crate::config::{Flags, ProxyMode, Settings};
+use crate::iptables::restore_text;
 use crate::model::{Cluster, Note};
 use crate::net::{IpFamily, PerFamily};
 use crate::source::{Event, manifests};
@@ -42,12 +43,12 @@ fn load(path: &Path, node_name: &str) -> anyhow::Result<(Cluster, Vec<Note>)> {
     Ok((cluster, notes))
 }
 
-/// Both families as `iptables-restore` and `ip6tables-restore` would take them, IPv4 first.
+/// Both families as `iptables-restore` and `ip6tables-restore` would take them, IPv4 first; in IPVS mode followed by the items.
 fn render_cluster(settings: &Settings, node_name: &str, cluster: &Cluster) -> String {
     let facts = Facts {
         node_name: node_name.into(),
         families: settings.families,
-        features: Features::CURRENT,
+        features: Features { packet_counters: settings.mode == ProxyMode::Iptables, ..Features::CURRENT },
         route_localnet: true,
     };
     // No interface is looked at: restricted node ports are rendered for the Node's own addresses.
@@ -62,13 +63,14 @@ fn render_cluster(settings: &Settings, node_name: &str, cluster: &Cluster) -> St
         let endpoints: usize = plans.iter().filter(|plan| plan.family == family).map(|plan| plan.endpoints.len()).sum();
         RuleComments::for_endpoints(endpoints)
     });
+    let backend = once::backend(settings);
     let mut services = Fragment::default();
     for plan in &plans {
-        IptablesBackend.lower(plan, &context, comments[plan.family], &mut services);
+        backend.lower(plan, &context, comments[plan.family], &mut services);
     }
-    let fragments = [IptablesBackend.base(&context), services];
+    let fragments = [backend.base(&context), services];
     let families = IpFamily::ALL.into_iter().filter(|family| settings.families[*family]);
-    families
+    let rules: String = families
         .map(|family| {
             let program = match family {
                 IpFamily::V4 => "iptables-restore",
@@ -76,5 +78,16 @@ fn render_cluster(settings: &Settings, node_name: &str, cluster: &Cluster) -> St
             };
             format!("# {family}: {program} --noflush\n{}", restore_text(family, &fragments))
         })
-        .collect()
+        .collect();
+    match settings.mode {
+        ProxyMode::Iptables => rules,
+        ProxyMode::Ipvs => rules + &render_items(&fragments),
+    }
+}
+
+/// The items of all owners, sorted, each once.
+fn render_items(fragments: &[Fragment]) -> String {
+    let items: BTreeMap<_, _> = fragments.iter().flat_map(|fragment| fragment.items.iter().copied()).collect();
+    let lines: String = items.iter().map(|(key, state)| format!("{key}{state}\n")).collect();
+    format!("# items\n{lines}")
 }

@@ -13,9 +13,9 @@ use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender};
 use crate::cli::context::Facts;
 use crate::cli::intake::Intake;
 use crate::cli::observer::Announcer;
-use crate::cli::once::{engine, engine_options};
+use crate::cli::once::{drain_timeout, engine, engine_options};
 use crate::cli::start::{self, Prepare};
-use crate::config::{self, Flags, Settings};
+use crate::config::{self, Flags, ProxyMode, Settings};
 use crate::health::{HealthState, Listen, Pages, Probe, Servers, ServiceHealth};
 use crate::iptables::base::{INVALID_COUNTER, LOCALHOST_COUNTER};
 use crate::kernel::Kernel;
@@ -35,6 +35,10 @@ pub(super) fn run(flags: &Flags) -> anyhow::Result<()> {
     let settings = start::settings(flags)?;
     let (kernel, facts) = start::kernel(&settings, Prepare::Yes)?;
     tracing::info!(version = env!("CARGO_PKG_VERSION"), mode = %settings.mode, node = %facts.node_name, "portolan");
+    if settings.mode == ProxyMode::Ipvs {
+        let (scheduler, drain) = (settings.ipvs.scheduler.as_str(), drain_timeout(&settings));
+        tracing::info!(scheduler, drain_timeout_ms = drain.as_millis(), "IPVS");
+    }
     config::advice(&settings, facts.families).iter().for_each(|remark| tracing::warn!("{remark}"));
     let metrics = Arc::new(metrics(&kernel, &facts)?);
     let health = Arc::new(HealthState::new(settings.sync_period, SystemClock));

@@ -4,7 +4,7 @@ use anyhow::{Context, anyhow, bail};
 
 use crate::cli::context::{Facts, wants_localhost_node_ports};
 use crate::compile::Features;
-use crate::config::{ConfigFile, Flags, IptablesVariant, Settings};
+use crate::config::{ConfigFile, Flags, IptablesVariant, ProxyMode, Settings};
 use crate::iptables::base::{INVALID_COUNTER, LOCALHOST_COUNTER};
 use crate::linux::{self, LinuxKernel, Variant};
 use crate::net::PerFamily;
@@ -34,8 +34,8 @@ pub(super) fn node_name(settings: &Settings) -> anyhow::Result<String> {
     settings.node_name(&hostname).map_err(|error| anyhow!("{error}"))
 }
 
-/// Opens the kernel and finds out what it can do. Sets `route_localnet` and makes the packet counters if `prepare` says so:
-/// a dry run must not.
+/// Opens the kernel and finds out what it can do. Sets up what the mode relies on (`route_localnet` and the packet counters, or
+/// IPVS) if `prepare` says so: a dry run must not.
 pub(super) fn kernel(settings: &Settings, prepare: Prepare) -> anyhow::Result<(LinuxKernel, Facts)> {
     let variant = match settings.iptables_variant {
         IptablesVariant::Auto => None,
@@ -71,13 +71,16 @@ pub(super) fn kernel(settings: &Settings, prepare: Prepare) -> anyhow::Result<(L
         families,
         features: Features {
             random_fully: found.random_fully,
-            packet_counters: found.packet_counters,
+            packet_counters: found.packet_counters && settings.mode == ProxyMode::Iptables,
             tcp_be_liberal: found.tcp_be_liberal,
         },
         route_localnet: families.v4 && wants_localhost_node_ports(settings),
     };
     if prepare == Prepare::Yes {
-        self::prepare(&kernel, &mut facts)?;
+        match settings.mode {
+            ProxyMode::Iptables => prepare_iptables(&kernel, &mut facts)?,
+            ProxyMode::Ipvs => prepare_ipvs(settings, families).context("IPVS mode cannot work on this node")?,
+        }
     }
     Ok((kernel.with_families(families), facts))
 }
@@ -91,7 +94,7 @@ pub(super) enum Prepare {
     No,
 }
 
-fn prepare(kernel: &LinuxKernel, facts: &mut Facts) -> anyhow::Result<()> {
+fn prepare_iptables(kernel: &LinuxKernel, facts: &mut Facts) -> anyhow::Result<()> {
     if facts.route_localnet {
         linux::sysctl::ensure("net/ipv4/conf/all/route_localnet", "1")
             .context("needed for node ports on 127.0.0.1; switch them off with --iptables-localhost-nodeports=false")?;
@@ -104,5 +107,9 @@ fn prepare(kernel: &LinuxKernel, facts: &mut Facts) -> anyhow::Result<()> {
             }
         }
     }
+    Ok(())
+}
+
+fn prepare_ipvs(_settings: &Settings, _families: PerFamily<bool>) -> anyhow::Result<()> {
     Ok(())
 }

@@ -6,18 +6,18 @@
 use serde_json::{Map, Value};
 
 use crate::config::duration::{GoDuration, parse_duration};
+use crate::config::ipvs::RawIpvs;
 use crate::config::{ConfigError, EXTERNAL_IPS_GATE, RawConfig};
 
 const API_VERSION: &str = "kubeproxy.config.k8s.io/v1alpha1";
 const KIND: &str = "KubeProxyConfiguration";
 
 /// Fields of kube-proxy that portolan does not use, or not in this mode. Setting one earns a warning.
-const UNUSED: [&str; 12] = [
+const UNUSED: [&str; 11] = [
     "bindAddressHardFail",
     "configSyncPeriod",
     "conntrack",
     "enableProfiling",
-    "ipvs",
     "logging",
     "nftables",
     "oomScoreAdj",
@@ -92,6 +92,7 @@ impl Reader<'_> {
         self.expect(root, "kind", KIND);
         let mut connection = self.section(root, "clientConnection");
         let mut iptables = self.section(root, "iptables");
+        let mut ipvs = self.section(root, "ipvs");
         let mut local = self.section(root, "detectLocal");
         let cluster_cidr = self.string(root, "", "clusterCIDR");
         let raw = RawConfig {
@@ -106,6 +107,7 @@ impl Reader<'_> {
             localhost_node_ports: self.bool(&mut iptables, "iptables.", "localhostNodePorts"),
             sync_period: self.duration(&mut iptables, "iptables.", "syncPeriod"),
             min_sync_period: self.duration(&mut iptables, "iptables.", "minSyncPeriod"),
+            ipvs: self.ipvs(&mut ipvs),
             detect_local_mode: self.string(root, "", "detectLocalMode"),
             bridge_interface: self.string(&mut local, "detectLocal.", "bridgeInterface"),
             interface_name_prefix: self.string(&mut local, "detectLocal.", "interfaceNamePrefix"),
@@ -114,14 +116,29 @@ impl Reader<'_> {
             } else {
                 cluster_cidr.split(',').map(str::to_owned).collect()
             },
-            node_port_addresses: self.strings(root, "nodePortAddresses"),
+            node_port_addresses: self.strings(root, "", "nodePortAddresses"),
             allow_external_ips: self.feature_gates(root),
         };
         self.rest(&connection, "clientConnection.", &UNUSED_CONNECTION);
         self.rest(&iptables, "iptables.", &[]);
+        self.rest(&ipvs, "ipvs.", &[]);
         self.rest(&local, "detectLocal.", &[]);
         self.rest(root, "", &UNUSED);
         raw
+    }
+
+    fn ipvs(&mut self, section: &mut Map<String, Value>) -> RawIpvs {
+        let prefix = "ipvs.";
+        RawIpvs {
+            scheduler: self.string(section, prefix, "scheduler"),
+            exclude_cidrs: self.strings(section, prefix, "excludeCIDRs"),
+            strict_arp: self.bool(section, prefix, "strictARP").unwrap_or(false),
+            sync_period: self.duration(section, prefix, "syncPeriod"),
+            min_sync_period: self.duration(section, prefix, "minSyncPeriod"),
+            tcp_timeout: self.duration(section, prefix, "tcpTimeout"),
+            tcp_fin_timeout: self.duration(section, prefix, "tcpFinTimeout"),
+            udp_timeout: self.duration(section, prefix, "udpTimeout"),
+        }
     }
 
     fn expect(&mut self, tree: &mut Map<String, Value>, field: &str, expected: &str) {
@@ -161,12 +178,12 @@ impl Reader<'_> {
         }
     }
 
-    fn strings(&mut self, tree: &mut Map<String, Value>, field: &str) -> Vec<String> {
+    fn strings(&mut self, tree: &mut Map<String, Value>, prefix: &str, field: &str) -> Vec<String> {
         match tree.remove(field) {
             None | Some(Value::Null) => Vec::new(),
             Some(Value::Array(items)) if items.iter().all(Value::is_string) => items.iter().map(plain).collect(),
             Some(other) => {
-                self.wrong_type(field.to_owned(), &other, "a list of strings");
+                self.wrong_type(format!("{prefix}{field}"), &other, "a list of strings");
                 Vec::new()
             }
         }

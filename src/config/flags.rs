@@ -3,6 +3,7 @@
 use std::ffi::OsString;
 
 use crate::config::duration::{GoDuration, parse_duration};
+use crate::config::ipvs::{IpvsFlags, list};
 use crate::config::{EXTERNAL_IPS_GATE, IptablesVariant, RawConfig};
 use crate::net::IpFamily;
 
@@ -19,7 +20,7 @@ pub struct Flags {
     /// Read Services, EndpointSlices and the Node from this YAML file, or all in this directory, instead of the API server
     #[arg(long, value_name = "PATH")]
     pub manifests: Option<String>,
-    /// How packets are sent to endpoints: iptables
+    /// How packets are sent to endpoints: iptables or ipvs [default: iptables]
     #[arg(long, visible_alias = "mode", value_name = "MODE")]
     pub proxy_mode: Option<String>,
     /// Name of this node, instead of the host's name
@@ -61,6 +62,9 @@ pub struct Flags {
     /// Serve IPv4 node ports on 127.0.0.0/8 too [default: true]
     #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true", value_parser = parse_bool)]
     pub iptables_localhost_nodeports: Option<bool>,
+    /// Those of IPVS mode.
+    #[command(flatten)]
+    pub ipvs: IpvsFlags,
     /// Where /healthz and /livez are served [default: 0.0.0.0:10256]
     #[arg(long, value_name = "IP:PORT")]
     pub healthz_bind_address: Option<String>,
@@ -122,6 +126,7 @@ impl Flags {
             ("--feature-gates", self.feature_gates.is_some()),
         ]
         .into_iter()
+        .chain(self.ipvs.given())
         .filter(|(_, given)| *given)
         .map(|(name, _)| name)
         .collect()
@@ -147,6 +152,7 @@ impl Flags {
             localhost_node_ports: self.iptables_localhost_nodeports,
             sync_period: self.iptables_sync_period,
             min_sync_period: self.iptables_min_sync_period,
+            ipvs: self.ipvs.to_raw(),
             detect_local_mode: text(&self.detect_local_mode),
             bridge_interface: text(&self.pod_bridge_interface),
             interface_name_prefix: text(&self.pod_interface_name_prefix),
@@ -155,8 +161,7 @@ impl Flags {
                 .as_deref()
                 .map(|cidrs| cidrs.split(',').map(str::to_owned).collect())
                 .unwrap_or_default(),
-            // An empty list arrives as one empty text.
-            node_port_addresses: self.nodeport_addresses.clone().filter(|texts| texts != &[""]).unwrap_or_default(),
+            node_port_addresses: list(self.nodeport_addresses.as_deref()),
             allow_external_ips: self.feature_gates.iter().flatten().rev().find_map(|(name, value)| {
                 // The last one counts.
                 (name == EXTERNAL_IPS_GATE).then_some(*value)
@@ -184,7 +189,7 @@ pub fn normalize_flag_names(arguments: impl IntoIterator<Item = OsString>) -> Ve
 }
 
 /// The spellings that Go's flags take.
-fn parse_bool(text: &str) -> Result<bool, String> {
+pub(super) fn parse_bool(text: &str) -> Result<bool, String> {
     match text {
         "1" | "t" | "T" | "true" | "TRUE" | "True" => Ok(true),
         "0" | "f" | "F" | "false" | "FALSE" | "False" => Ok(false),

@@ -8,6 +8,7 @@ mod advice;
 pub mod duration;
 mod file;
 mod flags;
+mod ipvs;
 pub mod node;
 mod validate;
 
@@ -23,6 +24,7 @@ use crate::net::PerFamily;
 pub use advice::advice;
 pub use file::ConfigFile;
 pub use flags::{Flags, LogFormat, normalize_flag_names};
+pub use ipvs::{IpvsFlags, IpvsOptions, VipForm, VipSetting};
 
 /// The one feature gate that matters here. Others are those of the whole cluster and none of our business.
 const EXTERNAL_IPS_GATE: &str = "AllowServiceExternalIPs";
@@ -50,7 +52,7 @@ pub struct Settings {
     pub masquerade_bit: u8,
     /// Masquerade all traffic to cluster IPs.
     pub masquerade_all: bool,
-    /// Serve IPv4 node ports on loopback addresses.
+    /// Serve IPv4 node ports on loopback addresses. Not in IPVS mode, which cannot.
     pub localhost_node_ports: bool,
     /// The delay before a failed sync is tried again; the proxy counts as unhealthy after twice this. More than 0.
     pub sync_period: Duration,
@@ -66,6 +68,8 @@ pub struct Settings {
     pub allow_external_ips: bool,
     /// Which of the two iptables programs is used.
     pub iptables_variant: IptablesVariant,
+    /// What concerns IPVS mode only.
+    pub ipvs: IpvsOptions,
 }
 
 /// `mode`: how packets are sent to endpoints.
@@ -74,6 +78,8 @@ pub enum ProxyMode {
     /// Chains of the nat table.
     #[default]
     Iptables,
+    /// Virtual servers of the kernel's load balancer.
+    Ipvs,
 }
 
 /// `detectLocalMode` with what belongs to it.
@@ -161,6 +167,7 @@ pub(crate) struct RawConfig {
     pub(crate) sync_period: Option<GoDuration>,
     /// `None`: the default of 1 s.
     pub(crate) min_sync_period: Option<GoDuration>,
+    pub(crate) ipvs: ipvs::RawIpvs,
     pub(crate) detect_local_mode: String,
     pub(crate) bridge_interface: String,
     pub(crate) interface_name_prefix: String,
@@ -180,19 +187,20 @@ impl Settings {
         if let Some(name) = flags.hostname_override.as_ref().filter(|name| !name.is_empty()) {
             raw.hostname_override = Some(name.clone());
         }
-        let mut settings = validate::validate(&raw)?;
+        let (mut settings, mut errors) = validate::validate(&raw);
         settings.master = flags.master.clone().filter(|master| !master.is_empty());
         settings.iptables_variant = flags.iptables_variant;
         if let Some(period) = flags.full_sync_period {
-            settings.full_sync_period = period
-                .to_std()
-                .filter(|period| !period.is_zero())
-                .ok_or_else(|| vec![ConfigError::invalid("--full-sync-period", period, "must be greater than 0")])?;
+            match period.to_std().filter(|period| !period.is_zero()) {
+                Some(period) => settings.full_sync_period = period,
+                None => errors.push(ConfigError::invalid("--full-sync-period", period, "must be greater than 0")),
+            }
         }
         if let Some(families) = &flags.ip_families {
             settings.families = PerFamily::from_fn(|family| families.contains(&family));
         }
-        Ok(settings)
+        flags.ipvs.apply_own(&mut settings.ipvs, &mut errors);
+        if errors.is_empty() { Ok(settings) } else { Err(errors) }
     }
 
     /// The name of the own Node object: the override, or the host's name, trimmed and lower-case.
@@ -231,6 +239,7 @@ impl Default for Settings {
             node_port_addresses: NodePortSetting::Cidrs(Vec::new()),
             allow_external_ips: true,
             iptables_variant: IptablesVariant::Auto,
+            ipvs: IpvsOptions::default(),
         }
     }
 }
@@ -239,6 +248,7 @@ impl fmt::Display for ProxyMode {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             ProxyMode::Iptables => "iptables",
+            ProxyMode::Ipvs => "ipvs",
         })
     }
 }

@@ -3,6 +3,7 @@
 use clap::Parser;
 
 use super::*;
+use crate::kernel::item::Scheduler;
 
 #[derive(clap::Parser)]
 struct Program {
@@ -103,6 +104,125 @@ fn flags_and_file_say_the_same() {
 }
 
 #[test]
+fn flags_and_file_say_the_same_about_ipvs_mode() {
+    let by_flags = from_flags(&[
+        "--proxy-mode=ipvs",
+        "--masquerade-all",
+        "--ipvs-scheduler=mh",
+        "--ipvs-exclude-cidrs=192.0.2.0/24,2001:db8::/32",
+        "--ipvs-strict-arp",
+        "--ipvs-sync-period=1m",
+        "--ipvs-min-sync-period=2s",
+        "--ipvs-tcp-timeout=15m",
+        "--ipvs-tcpfin-timeout=30s",
+        "--ipvs-udp-timeout=5m",
+        "--iptables-sync-period=7m",
+    ]);
+    let by_file = from_file(
+        "mode: ipvs\n\
+         iptables: {masqueradeAll: true, syncPeriod: 7m}\n\
+         ipvs: {scheduler: mh, excludeCIDRs: [192.0.2.7/24, '2001:db8::/32'], strictARP: true, syncPeriod: 1m,\n  \
+           minSyncPeriod: 2s, tcpTimeout: 15m, tcpFinTimeout: 30s, udpTimeout: 5m}\n",
+    );
+    let expected = Settings {
+        mode: ProxyMode::Ipvs,
+        masquerade_all: true,
+        sync_period: Duration::from_secs(60),
+        min_sync_period: Duration::from_secs(2),
+        ipvs: IpvsOptions {
+            scheduler: Scheduler::new("mh").unwrap(),
+            exclude_cidrs: nets(&["192.0.2.0/24", "2001:db8::/32"]),
+            strict_arp: true,
+            tcp_timeout: Duration::from_secs(900),
+            tcp_fin_timeout: Duration::from_secs(30),
+            udp_timeout: Duration::from_secs(300),
+            sync_period: Duration::from_secs(60),
+            min_sync_period: Duration::from_secs(2),
+            ..IpvsOptions::default()
+        },
+        ..Settings::default()
+    };
+    assert_eq!(by_flags.unwrap(), expected);
+    assert_eq!(by_file.unwrap(), expected);
+}
+
+#[test]
+fn the_periods_that_count_are_those_of_the_mode() {
+    let defaults = Settings {
+        mode: ProxyMode::Ipvs,
+        min_sync_period: Duration::ZERO,
+        ipvs: IpvsOptions { min_sync_period: Duration::ZERO, ..IpvsOptions::default() },
+        ..Settings::default()
+    };
+    assert_eq!(from_flags(&["--proxy-mode=ipvs", "--ipvs-exclude-cidrs="]).unwrap(), defaults);
+    assert_eq!(from_file("mode: ipvs\nipvs: {scheduler: '', syncPeriod: 0s, excludeCIDRs: null}\n").unwrap(), defaults);
+    assert_eq!((defaults.sync_period, defaults.ipvs.scheduler), (Duration::from_secs(30), Scheduler::ROUND_ROBIN));
+    assert_eq!(defaults.ipvs.drain_timeout, Duration::from_secs(60));
+    let both = "iptables: {syncPeriod: 1m, minSyncPeriod: 3s}\nipvs: {syncPeriod: 2m, minSyncPeriod: 4s}\n";
+    for (mode, sync, min) in [("", 60, 3), ("iptables", 60, 3), ("ipvs", 120, 4)] {
+        let settings = from_file(&format!("mode: '{mode}'\n{both}")).unwrap();
+        let found = (settings.sync_period.as_secs(), settings.min_sync_period.as_secs());
+        assert_eq!(found, (sync, min), "{mode}");
+    }
+}
+
+#[test]
+fn settings_of_ipvs_mode_that_make_no_sense_are_refused() {
+    let root = "KubeProxyConfiguration.KubeProxyIPVSConfiguration";
+    for (body, path, says) in [
+        ("scheduler: Round Robin", "Scheduler", "must be 1 to 15"),
+        ("scheduler: sixteen-letters-", "Scheduler", "must be 1 to 15"),
+        ("excludeCIDRs: [10.0.0.0/8, 10.0.0.1]", "ExcludeCidrs[1]", "must be a valid CIDR"),
+        ("tcpTimeout: -1s", "TCPTimeout", "must be greater than or equal to 0"),
+        ("tcpFinTimeout: -1s", "TCPFinTimeout", "must be greater than or equal to 0"),
+        ("udpTimeout: -1s", "UDPTimeout", "must be greater than or equal to 0"),
+        ("minSyncPeriod: -1s", "MinSyncPeriod", "must be greater than or equal to 0"),
+        ("syncPeriod: -1s, minSyncPeriod: -2s", "SyncPeriod", "must be greater than 0"),
+        ("minSyncPeriod: 31s", "SyncPeriod", "must be greater than or equal to KubeProxyConfiguration.KubeProxyIPVS"),
+    ] {
+        for mode in ["ipvs", "iptables"] {
+            let errors = from_file(&format!("mode: {mode}\nipvs: {{{body}}}\n")).unwrap_err();
+            let named = errors.iter().find(|error| error.path == format!("{root}.{path}"));
+            assert!(named.is_some_and(|error| error.reason.starts_with(says)), "{body}: {errors:?}");
+        }
+    }
+    assert_eq!(paths(from_flags(&["--ipvs-sync-period=0"])), [format!("{root}.SyncPeriod")]);
+}
+
+#[test]
+fn our_own_flags_of_ipvs_mode_are_checked_with_all_others() {
+    for (arguments, says) in [
+        (&["--ipvs-drain-timeout=-1s"][..], "--ipvs-drain-timeout: Invalid value: \"-1s\": must be greater"),
+        (&["--ipvs-vips=routes"], "--ipvs-service-cidrs: must not be empty"),
+        (&["--ipvs-vips=routes", "--ipvs-service-cidrs="], "--ipvs-service-cidrs: must not be empty"),
+        (&["--ipvs-vips=routes", "--ipvs-service-cidrs=10.96.0.0"], "must be a valid CIDR"),
+        (&["--ipvs-vips=routes", "--ipvs-service-cidrs=0.0.0.0/0"], "must not be all addresses"),
+        (&["--ipvs-service-cidrs=10.96.0.0/12"], "has an effect only with --ipvs-vips=routes"),
+    ] {
+        let errors = from_flags(arguments).unwrap_err();
+        assert_eq!(errors.len(), 1, "{errors:?}");
+        assert!(errors[0].to_string().contains(says), "{errors:?}");
+    }
+    let errors = paths(from_flags(&["--proxy-mode=x", "--full-sync-period=0", "--ipvs-drain-timeout=-1s"]));
+    assert_eq!(errors, ["KubeProxyConfiguration.Mode.ProxyMode", "--full-sync-period", "--ipvs-drain-timeout"]);
+    assert!(Program::try_parse_from(["portolan", "--ipvs-vips=neither"]).is_err());
+    for (argument, expected) in
+        [("--ipvs-run-estimation", Some(true)), ("--ipvs-run-estimation=false", Some(false)), ("-v=0", None)]
+    {
+        assert_eq!(from_flags(&[argument]).unwrap().ipvs.run_estimation, expected, "{argument}");
+    }
+}
+
+#[test]
+fn a_mode_is_known_by_its_name() {
+    for mode in [ProxyMode::Iptables, ProxyMode::Ipvs] {
+        assert_eq!(from_flags(&["--proxy-mode", &mode.to_string()]).unwrap().mode, mode);
+    }
+    let refused = from_flags(&["--proxy-mode=nftables"]).unwrap_err();
+    assert!(refused[0].to_string().ends_with("portolan offers iptables and ipvs only"), "{refused:?}");
+}
+
+#[test]
 fn a_file_discards_flags_except_those_that_always_count() {
     let flags = flags(&[
         "--proxy-mode=ipvs",
@@ -113,6 +233,11 @@ fn a_file_discards_flags_except_those_that_always_count() {
         "--iptables-variant=legacy",
         "--full-sync-period=1h",
         "--ip-families=ipv6",
+        "--ipvs-scheduler=lc",
+        "--ipvs-drain-timeout=0",
+        "--ipvs-vips=routes",
+        "--ipvs-service-cidrs=10.96.0.0/12,fd00:96::/112,10.96.0.0/12",
+        "--ipvs-run-estimation=false",
     ]);
     let settings = Settings::resolve(&flags, Some(&file("hostnameOverride: other\n"))).unwrap();
     let expected = Settings {
@@ -121,10 +246,17 @@ fn a_file_discards_flags_except_those_that_always_count() {
         iptables_variant: IptablesVariant::Legacy,
         full_sync_period: Duration::from_secs(3600),
         families: PerFamily { v4: false, v6: true },
+        ipvs: IpvsOptions {
+            drain_timeout: Duration::ZERO,
+            vips: VipSetting::Routes(nets(&["10.96.0.0/12", "fd00:96::/112"])),
+            run_estimation: Some(false),
+            ..IpvsOptions::default()
+        },
         ..Settings::default()
     };
     assert_eq!(settings, expected);
-    assert_eq!(flags.ignored_with_file(), ["--proxy-mode", "--cluster-cidr", "--masquerade-all"]);
+    let ignored = ["--proxy-mode", "--cluster-cidr", "--masquerade-all", "--ipvs-scheduler"];
+    assert_eq!(flags.ignored_with_file(), ignored);
 }
 
 #[test]
@@ -188,7 +320,7 @@ fn values_that_make_no_sense_are_named_by_kube_proxys_paths() {
         ("iptables: {minSyncPeriod: -1s}\n", "KubeProxyConfiguration.MinSyncPeriod"),
         ("iptables: {minSyncPeriod: 1m}\n", "KubeProxyConfiguration.SyncPeriod"),
         ("mode: userspace\n", "KubeProxyConfiguration.Mode.ProxyMode"),
-        ("mode: ipvs\n", "KubeProxyConfiguration.Mode.ProxyMode"),
+        ("mode: nftables\n", "KubeProxyConfiguration.Mode.ProxyMode"),
         ("bindAddress: '[::]'\n", "KubeProxyConfiguration.BindAddress"),
         ("healthzBindAddress: 0.0.0.0:0\n", "KubeProxyConfiguration.HealthzBindAddress"),
         ("metricsBindAddress: localhost:10249\n", "KubeProxyConfiguration.MetricsBindAddress"),
@@ -246,6 +378,11 @@ fn a_file_of_another_kind_or_with_values_of_another_type_is_refused() {
         "iptables: {syncPeriod: 30}\n",
         "iptables: {syncPeriod: 1d}\n",
         "nodePortAddresses: 10.0.0.0/8\n",
+        "ipvs: 5\n",
+        "ipvs: {scheduler: 5}\n",
+        "ipvs: {strictARP: 1}\n",
+        "ipvs: {tcpTimeout: 900}\n",
+        "ipvs: {excludeCIDRs: 10.0.0.0/8}\n",
         "nodePortAddresses: [1]\n",
     ] {
         assert_eq!(ConfigFile::parse(&format!("{head}{body}")).unwrap_err().len(), 1, "{body}");
@@ -263,6 +400,8 @@ fn unknown_repeated_and_unused_fields_are_warned_of_with_their_line() {
             "line 7: oomScoreAdj is set, but portolan does not use it",
         ]
     );
+    let in_section = self::file("ipvs: {strictArp: true}\n");
+    assert_eq!(in_section.warnings, ["file: unknown field ipvs.strictArp; it has no effect"]);
     let twice = self::file("bindAddress: 192.0.2.1\nbindAddress: 192.0.2.2\n");
     assert_eq!(twice.warnings.len(), 1, "{:?}", twice.warnings);
     assert!(twice.warnings[0].contains("line 4"), "{:?}", twice.warnings);

@@ -6,7 +6,9 @@ use std::time::Duration;
 use ipnet::IpNet;
 
 use crate::config::duration::GoDuration;
-use crate::config::{ConfigError, DetectLocal, NodePortSetting, ProxyMode, RawConfig, Settings};
+use crate::config::ipvs::RawIpvs;
+use crate::config::{ConfigError, DetectLocal, IpvsOptions, NodePortSetting, ProxyMode, RawConfig, Settings};
+use crate::kernel::item::Scheduler;
 use crate::net::IpFamily;
 use crate::net::{parse_cidr, parse_ip, parse_socket};
 
@@ -23,13 +25,20 @@ struct Checker {
     errors: Vec<ConfigError>,
 }
 
-/// Checks everything and puts defaults in place.
-pub(super) fn validate(raw: &RawConfig) -> Result<Settings, Vec<ConfigError>> {
+/// Checks everything and puts defaults in place. The settings are of no use if there are errors.
+pub(super) fn validate(raw: &RawConfig) -> (Settings, Vec<ConfigError>) {
     let mut check = Checker::default();
     let defaults = Settings::default();
     let bind_address = check.bind_address(&raw.bind_address);
+    let mode = check.mode(&raw.mode);
+    let ipvs = check.ipvs(&raw.ipvs, defaults.ipvs.clone());
+    let iptables_periods = check.periods("", (raw.sync_period, raw.min_sync_period), periods(&defaults));
+    let (sync_period, min_sync_period) = match mode {
+        ProxyMode::Iptables => iptables_periods,
+        ProxyMode::Ipvs => (ipvs.sync_period, ipvs.min_sync_period),
+    };
     let settings = Settings {
-        mode: check.mode(&raw.mode),
+        mode,
         hostname_override: check.hostname_override(raw.hostname_override.as_deref()),
         kubeconfig: Some(raw.kubeconfig.clone()).filter(|path| !path.is_empty()),
         bind_address,
@@ -49,9 +58,16 @@ pub(super) fn validate(raw: &RawConfig) -> Result<Settings, Vec<ConfigError>> {
         detect_local: check.detect_local(raw),
         node_port_addresses: check.node_port_addresses(&raw.node_port_addresses),
         allow_external_ips: raw.allow_external_ips.unwrap_or(defaults.allow_external_ips),
-        ..check.periods(raw, defaults)
+        sync_period,
+        min_sync_period,
+        ipvs,
+        ..defaults
     };
-    if check.errors.is_empty() { Ok(settings) } else { Err(check.errors) }
+    (settings, check.errors)
+}
+
+fn periods(settings: &Settings) -> (Duration, Duration) {
+    (settings.sync_period, settings.min_sync_period)
 }
 
 /// A node name: trimmed, lower-case, not empty.
@@ -84,13 +100,12 @@ impl Checker {
 
     fn mode(&mut self, mode: &str) -> ProxyMode {
         match mode {
-            "" | "iptables" => {}
-            "ipvs" | "nftables" => {
-                self.invalid("Mode.ProxyMode", mode, "this version of portolan offers iptables only");
-            }
-            _ => self.invalid("Mode.ProxyMode", mode, "must be iptables, or blank, which means iptables"),
+            "" | "iptables" => return ProxyMode::Iptables,
+            "ipvs" => return ProxyMode::Ipvs,
+            "nftables" => self.invalid("Mode.ProxyMode", mode, "portolan offers iptables and ipvs only"),
+            _ => self.invalid("Mode.ProxyMode", mode, "must be iptables, ipvs, or blank, which means iptables"),
         }
-        ProxyMode::Iptables
+        ProxyMode::default()
     }
 
     fn hostname_override(&mut self, name: Option<&str>) -> Option<String> {
@@ -138,22 +153,74 @@ impl Checker {
         }
     }
 
-    fn periods(&mut self, raw: &RawConfig, defaults: Settings) -> Settings {
-        let given = |period: Option<GoDuration>, default: Duration| period.unwrap_or(GoDuration::from(default));
-        let sync = given(raw.sync_period, defaults.sync_period);
-        let min = given(raw.min_sync_period, defaults.min_sync_period);
+    /// The two periods of a section, which begin the names of their settings. The default counts where there is none.
+    fn periods(
+        &mut self,
+        section: &str,
+        given: (Option<GoDuration>, Option<GoDuration>),
+        defaults: (Duration, Duration),
+    ) -> (Duration, Duration) {
+        let sync = given.0.unwrap_or(GoDuration::from(defaults.0));
+        let min = given.1.unwrap_or(GoDuration::from(defaults.1));
         if sync.0 <= 0 {
-            self.invalid("SyncPeriod", sync, "must be greater than 0");
+            self.invalid(&format!("{section}SyncPeriod"), sync, "must be greater than 0");
         }
-        if min.0 < 0 {
-            self.invalid("MinSyncPeriod", min, "must be greater than or equal to 0");
-        }
+        self.not_negative(&format!("{section}MinSyncPeriod"), min);
         if min > sync {
             // The path is that of kube-proxy, which shows the other value there.
-            self.invalid("SyncPeriod", min, "must be greater than or equal to KubeProxyConfiguration.MinSyncPeriod");
+            let reason = format!("must be greater than or equal to {ROOT}.{section}MinSyncPeriod");
+            self.invalid(&format!("{section}SyncPeriod"), min, &reason);
         }
-        let to_std = |period: GoDuration| period.to_std().unwrap_or_default();
-        Settings { sync_period: to_std(sync), min_sync_period: to_std(min), ..defaults }
+        (sync.to_std().unwrap_or_default(), min.to_std().unwrap_or_default())
+    }
+
+    fn not_negative(&mut self, path: &str, duration: GoDuration) -> Duration {
+        duration.to_std().unwrap_or_else(|| {
+            self.invalid(path, duration, "must be greater than or equal to 0");
+            Duration::ZERO
+        })
+    }
+
+    fn ipvs(&mut self, raw: &RawIpvs, defaults: IpvsOptions) -> IpvsOptions {
+        let section = "KubeProxyIPVSConfiguration.";
+        let given = (raw.sync_period, raw.min_sync_period);
+        let (sync_period, min_sync_period) =
+            self.periods(section, given, (defaults.sync_period, defaults.min_sync_period));
+        let mut timeout = |field: &str, given: Option<GoDuration>, default: Duration| {
+            given.map_or(default, |timeout| self.not_negative(&format!("{section}{field}"), timeout))
+        };
+        IpvsOptions {
+            tcp_timeout: timeout("TCPTimeout", raw.tcp_timeout, defaults.tcp_timeout),
+            tcp_fin_timeout: timeout("TCPFinTimeout", raw.tcp_fin_timeout, defaults.tcp_fin_timeout),
+            udp_timeout: timeout("UDPTimeout", raw.udp_timeout, defaults.udp_timeout),
+            scheduler: self.scheduler(&format!("{section}Scheduler"), &raw.scheduler, defaults.scheduler),
+            exclude_cidrs: self.cidrs(&format!("{section}ExcludeCidrs"), &raw.exclude_cidrs),
+            strict_arp: raw.strict_arp,
+            sync_period,
+            min_sync_period,
+            ..defaults
+        }
+    }
+
+    fn scheduler(&mut self, path: &str, name: &str, default: Scheduler) -> Scheduler {
+        if name.is_empty() {
+            return default;
+        }
+        Scheduler::new(name).unwrap_or_else(|| {
+            self.invalid(path, name, "must be 1 to 15 lower-case letters, digits, '-' or '_'");
+            default
+        })
+    }
+
+    fn cidrs(&mut self, path: &str, texts: &[String]) -> Vec<IpNet> {
+        let mut cidrs = Vec::new();
+        for (at, text) in texts.iter().enumerate() {
+            match parse_cidr(text) {
+                Some(cidr) => cidrs.push(cidr),
+                None => self.invalid(&format!("{path}[{at}]"), text, "must be a valid CIDR"),
+            }
+        }
+        cidrs
     }
 
     fn detect_local(&mut self, raw: &RawConfig) -> DetectLocal {

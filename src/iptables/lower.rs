@@ -8,10 +8,11 @@ use ipnet::IpNet;
 use crate::backend::{Backend, Fragment, RuleComments};
 use crate::compile::{LocalDetector, NodeContext, ServicePortPlan};
 use crate::iptables::base::{self, LOCALHOST_COUNTER, LOCALHOST_V4};
+use crate::iptables::claims::{Mode, add_firewall};
 use crate::iptables::names::*;
 use crate::iptables::{commented, from_pods, jump, rule_key};
 use crate::kernel::rule::{Not, Probability, Recent, Target};
-use crate::kernel::{ChainBody, ChainKey, ChainName, Claims, Placement, Rule, RuleKey, Table};
+use crate::kernel::{ChainBody, ChainKey, ChainName, Claims, ItemClaims, Placement, Rule, RuleKey, Table};
 use crate::model::TrafficPolicy;
 use crate::net::{IpFamily, Protocol};
 
@@ -38,11 +39,13 @@ impl Backend for IptablesBackend {
     }
 
     fn claims(&self) -> Claims {
-        base::claims()
+        let mut claims = self.removable();
+        add_firewall(&mut claims);
+        claims
     }
 
     fn removable(&self) -> Claims {
-        base::removable()
+        Claims { items: Some(ItemClaims::default()), ..Mode::Iptables.removable() }
     }
 }
 

@@ -1,6 +1,7 @@
 //! The iptables backend: kube-proxy's chains, spelled exactly as kube-proxy spells them.
 
 pub mod base;
+pub(crate) mod claims;
 mod lower;
 pub mod names;
 mod render;
@@ -18,16 +19,17 @@ use crate::kernel::{ChainKey, ChainName, Rule, RuleKey};
 mod tests;
 
 /// A rule that does nothing but carry a comment, to be completed.
-fn commented(comment: impl Into<String>) -> Rule {
+pub(crate) fn commented(comment: impl Into<String>) -> Rule {
     Rule { comment: Some(comment.into()), ..Rule::default() }
 }
 
-fn jump(chain: ChainName) -> Option<Target> {
+/// The target of a rule that leads to another chain.
+pub(crate) fn jump(chain: ChainName) -> Option<Target> {
     Some(Target::Jump(chain))
 }
 
 /// A rule of a shared chain or host chain.
-fn rule_key(chain: ChainKey, rule: &Rule) -> RuleKey {
+pub(crate) fn rule_key(chain: ChainKey, rule: &Rule) -> RuleKey {
     RuleKey { chain, spec: spec(rule) }
 }
 
@@ -38,7 +40,7 @@ fn spec(rule: &Rule) -> Arc<str> {
 }
 
 /// Adds the match for packets that the detector recognises as coming from this node's pods, or for all others.
-fn from_pods(rule: Rule, detector: &LocalDetector, local: bool) -> Rule {
+pub(crate) fn from_pods(rule: Rule, detector: &LocalDetector, local: bool) -> Rule {
     fn maybe<T>(value: T, is: bool) -> Option<Not<T>> {
         Some(if is { Not::Is(value) } else { Not::IsNot(value) })
     }

@@ -27,6 +27,17 @@ pub const MARK_MASQ: ChainName = ChainName::fixed("KUBE-MARK-MASQ");
 /// kube-proxy's telltale for flushed tables; portolan has none, but removes it.
 pub const CANARY: ChainName = ChainName::fixed("KUBE-PROXY-CANARY");
 
+/// IPVS mode: node ports (nat), health-check node ports (filter).
+pub const NODE_PORT: ChainName = ChainName::fixed("KUBE-NODE-PORT");
+/// IPVS mode: masquerades traffic to load-balancer VIPs (nat).
+pub const LOAD_BALANCER: ChainName = ChainName::fixed("KUBE-LOAD-BALANCER");
+/// IPVS mode: drops what source ranges do not admit (filter).
+pub const SOURCE_RANGES_FIREWALL: ChainName = ChainName::fixed("KUBE-SOURCE-RANGES-FIREWALL");
+/// IPVS mode: closes ports of local addresses that are no service ports (filter).
+pub const IPVS_FILTER: ChainName = ChainName::fixed("KUBE-IPVS-FILTER");
+/// IPVS mode: drops the node's own packets that source ranges do not admit (filter).
+pub const IPVS_OUT_FILTER: ChainName = ChainName::fixed("KUBE-IPVS-OUT-FILTER");
+
 /// Built-in chain.
 pub const HOST_INPUT: ChainName = ChainName::fixed("INPUT");
 /// Built-in chain.

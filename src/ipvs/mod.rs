@@ -1,11 +1,20 @@
 //! The IPVS backend: virtual servers, kube-proxy's sets and the few rules that look into them.
 
+mod base;
+mod lower;
+pub mod names;
+mod render;
+
+pub use render::render_text;
+
 use ipnet::IpNet;
 
 use crate::backend::{Backend, Fragment, RuleComments};
 use crate::compile::{NodeContext, ServicePortPlan};
+use crate::iptables::claims::Mode;
 use crate::kernel::item::Scheduler;
 use crate::kernel::{Claims, ItemClaims};
+use crate::net::IpFamily;
 
 /// What can be set for IPVS mode and does not change while the program runs.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -37,6 +46,19 @@ impl Default for IpvsSettings {
     }
 }
 
+impl IpvsSettings {
+    /// The networks of a family that one route each makes local, sorted and without repetitions. The whole family is nobody's
+    /// service range.
+    fn service_cidrs(&self, family: IpFamily) -> impl Iterator<Item = IpNet> {
+        let cidrs: &[IpNet] = match &self.vips {
+            Vips::Addresses => &[],
+            Vips::Routes { service_cidrs } => service_cidrs,
+        };
+        let usable = |cidr: &&IpNet| IpFamily::of_net(cidr) == family && cidr.prefix_len() > 0;
+        cidrs.iter().filter(usable).map(IpNet::trunc).collect::<std::collections::BTreeSet<_>>().into_iter()
+    }
+}
+
 /// kube-proxy's IPVS mode, for both families.
 #[derive(Clone, Debug, Default)]
 pub struct IpvsBackend {
@@ -45,20 +67,21 @@ pub struct IpvsBackend {
 }
 
 impl Backend for IpvsBackend {
-    fn base(&self, _node: &NodeContext) -> Fragment {
-        Fragment::default()
+    fn base(&self, node: &NodeContext) -> Fragment {
+        base::base(&self.settings, node)
     }
 
-    fn lower(&self, _plan: &ServicePortPlan, _node: &NodeContext, _comments: RuleComments, _out: &mut Fragment) {}
+    fn lower(&self, plan: &ServicePortPlan, node: &NodeContext, _comments: RuleComments, out: &mut Fragment) {
+        lower::lower(&self.settings, plan, node, out);
+    }
 
     fn claims(&self) -> Claims {
-        Claims {
-            items: Some(ItemClaims { serving: true, excluded: self.settings.excluded.clone() }),
-            ..Claims::default()
-        }
+        let items = ItemClaims { serving: true, excluded: self.settings.excluded.clone() };
+        Claims { items: Some(items), ..Mode::Ipvs.removable() }
     }
 
     fn removable(&self) -> Claims {
-        self.claims()
+        let items = ItemClaims { serving: false, excluded: self.settings.excluded.clone() };
+        Claims { items: Some(items), ..Mode::Ipvs.removable() }
     }
 }

@@ -3,12 +3,13 @@
 //! A rule has at most one match of each kind, so that it is a struct and not a list, and two rules are the same if they
 //! are equal. The text form (see `rule_text`) is that of `iptables-save`, with the order of matches fixed.
 
+use std::fmt;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
 use ipnet::IpNet;
 
-use crate::kernel::ChainName;
+use crate::kernel::{ChainName, SetKey, VirtualKey};
 use crate::net::Protocol;
 
 /// A rule. `Default` is the rule without matches and target: it counts packets and goes on.
@@ -29,12 +30,16 @@ pub struct Rule {
     pub comment_position: CommentPosition,
     /// `-m conntrack --ctstate`.
     pub conntrack_state: Option<Not<ConntrackStates>>,
+    /// `-m set --match-set`.
+    pub set: Option<Not<SetMatch>>,
     /// `-m <protocol> --dport`.
     pub destination_port: Option<u16>,
     /// `-m addrtype --src-type LOCAL`.
     pub source_is_local: bool,
     /// `-m addrtype --dst-type LOCAL`.
     pub destination_is_local: bool,
+    /// `-m ipvs --vproto --vaddr --vport`: a packet on its way from a client to a real server of this virtual one.
+    pub virtual_server: Option<VirtualKey>,
     /// `-m mark --mark value/mask`.
     pub mark: Option<Not<Mark>>,
     /// `-m recent`.
@@ -64,6 +69,63 @@ pub enum CommentPosition {
     First,
     /// After the other `-m` matches, as in kube-proxy's jumps from built-in chains.
     Last,
+}
+
+/// A look into a set of ours.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct SetMatch {
+    /// The set.
+    pub set: SetKey,
+    /// What of the packet is looked up.
+    pub sides: Sides,
+}
+
+/// For each part of a set's elements, whether it is compared with the packet's source or its destination. Displays as
+/// `dst,dst,src`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Sides {
+    count: u8,
+    /// Bit n: part n is the source.
+    sources: u8,
+}
+
+impl Sides {
+    /// The most that the kernel takes (`IPSET_DIM_MAX`).
+    const MAX: usize = 6;
+    /// `dst`.
+    pub const DST: Sides = Sides { count: 1, sources: 0 };
+    /// `dst,dst`.
+    pub const DST_DST: Sides = Sides { count: 2, sources: 0 };
+    /// `dst,dst,src`.
+    pub const DST_DST_SRC: Sides = Sides { count: 3, sources: 0b100 };
+
+    /// Reads what [`Sides`] displays as.
+    pub fn parse(text: &str) -> Option<Sides> {
+        let mut sides = Sides { count: 0, sources: 0 };
+        for word in text.split(',') {
+            let bit = match word {
+                "src" => 1_u8,
+                "dst" => 0,
+                _ => return None,
+            };
+            if usize::from(sides.count) == Self::MAX {
+                return None;
+            }
+            sides.sources |= bit << sides.count;
+            sides.count += 1;
+        }
+        Some(sides)
+    }
+}
+
+impl fmt::Display for Sides {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for at in 0..self.count {
+            let side = if self.sources >> at & 1 == 1 { "src" } else { "dst" };
+            write!(f, "{}{side}", if at == 0 { "" } else { "," })?;
+        }
+        Ok(())
+    }
 }
 
 /// Sets of conntrack states that rules of ours match on.

@@ -12,8 +12,9 @@ use std::fmt::{Display, Write};
 
 use ipnet::IpNet;
 
-use crate::kernel::Rule;
-use crate::kernel::rule::{CommentPosition, ConntrackStates, Mark, Not, Probability, Recent, Target};
+use crate::kernel::rule::{CommentPosition, ConntrackStates, Mark, Not, Probability, Recent, SetMatch, Target};
+use crate::kernel::{Rule, VirtualKey};
+use crate::net::Protocol;
 
 /// A line that is no rule of a kind that portolan writes.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -92,6 +93,10 @@ impl Rule {
             line.put("-m conntrack");
             line.option("--ctstate", states.map(ConntrackStates::as_str));
         }
+        if let Some(found) = self.set {
+            line.put("-m set");
+            line.option("--match-set", found);
+        }
         if self.source_is_local || self.destination_is_local {
             line.put("-m addrtype");
             if self.source_is_local {
@@ -100,6 +105,11 @@ impl Rule {
             if self.destination_is_local {
                 line.put("--dst-type LOCAL");
             }
+        }
+        if let Some(VirtualKey { address, protocol, port }) = self.virtual_server {
+            let protocol = number_of(protocol);
+            // Without the prefix: to `iptables -D`, `10.0.0.1` and `10.0.0.1/32` are not the same.
+            line.put(format_args!("-m ipvs --vproto {protocol} --vaddr {address} --vport {port}"));
         }
         if let Some(port) = self.destination_port {
             if let Some(protocol) = self.protocol {
@@ -124,6 +134,15 @@ impl Rule {
         if let Some(counter) = &self.counter {
             line.put(format_args!("-m nfacct --nfacct-name {}", Word(counter)));
         }
+    }
+}
+
+/// The number of a protocol, which the match `ipvs` prints in place of its name.
+fn number_of(protocol: Protocol) -> u8 {
+    match protocol {
+        Protocol::Tcp => 6,
+        Protocol::Udp => 17,
+        Protocol::Sctp => 132,
     }
 }
 
@@ -181,6 +200,12 @@ impl Display for Mark {
     /// Both numbers with at least six hexadecimal digits, as kube-proxy writes them.
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "0x{:06x}/0x{:06x}", self.value, self.mask)
+    }
+}
+
+impl Display for SetMatch {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{} {}", self.set, self.sides)
     }
 }
 

@@ -76,6 +76,9 @@ pub enum TraceError {
     /// Chains jump to each other in a circle, or nearly so.
     #[error("chains are nested too deeply at {0}")]
     TooDeep(ChainKey),
+    /// A rule looks into a set or at virtual servers, of which a walk through chains knows nothing.
+    #[error("a rule in {0} depends on more than rules")]
+    Unsupported(ChainKey),
     /// Random rules in a row that all lead on.
     #[error("there are more ways through the chains than can be listed")]
     TooMany,
@@ -245,6 +248,9 @@ impl Walk<'_> {
         let mut live = vec![state];
         let mut done = Vec::new();
         for (rule, spec) in rules.heads.iter().rev().chain(&rules.tails) {
+            if rule.set.is_some() || rule.virtual_server.is_some() {
+                return Err(TraceError::Unsupported(at.chain));
+            }
             let mut next = Vec::new();
             for mut state in live {
                 let applies = self.matches(rule, at.interface, &state);

@@ -7,7 +7,9 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fd::{AsFd, OwnedFd};
 
 use crate::kernel::KernelError;
+use crate::linux::items::find_dummy;
 use crate::net::{IpFamily, PerFamily};
+use crate::netlink::link::DUMMY;
 use crate::netlink::rtnetlink;
 use crate::netlink::socket::{Connection, ROUTE};
 use crate::netlink::{NetlinkError, errno};
@@ -15,18 +17,27 @@ use crate::netlink::{NetlinkError, errno};
 /// How long the watcher rests after its socket failed.
 const RETRY: Duration = Duration::from_secs(5);
 
-/// The addresses of all interfaces in one family, loopback included, sorted and without repetitions.
+/// The addresses of all interfaces but the dummy link in one family, loopback included, sorted and without repetitions.
 pub fn addresses(family: IpFamily, timeout: Duration) -> Result<Vec<IpAddr>, KernelError> {
-    read(family, timeout).map_err(|error| error.to_kernel_error(&format!("reading the {family} addresses")))
+    let addresses = Connection::open(ROUTE, timeout).and_then(|mut connection| {
+        let dummy = dummy(&mut connection)?;
+        read(&mut connection, family, dummy)
+    });
+    addresses.map_err(|error| error.to_kernel_error(&format!("reading the {family} addresses")))
 }
 
-fn read(family: IpFamily, timeout: Duration) -> Result<Vec<IpAddr>, NetlinkError> {
-    let mut connection = Connection::open(ROUTE, timeout)?;
+/// The number of the dummy link, whose addresses are those of Services. A link that only has its name counts like any other.
+fn dummy(connection: &mut Connection) -> Result<Option<u32>, NetlinkError> {
+    let found = find_dummy(connection)?.filter(|link| link.kind.as_deref() == Some(DUMMY));
+    Ok(found.map(|link| link.index))
+}
+
+fn read(connection: &mut Connection, family: IpFamily, dummy: Option<u32>) -> Result<Vec<IpAddr>, NetlinkError> {
     let request = rtnetlink::dump_addresses(family);
     let outcome = connection.dump(&request, Vec::new, |addresses, message| {
         // A kernel without IPv6 answers a request for its addresses with those of all families.
-        let found = rtnetlink::decode_address(message)?.map(|found| found.address);
-        addresses.extend(found.filter(|address| IpFamily::of(*address) == family));
+        let found = rtnetlink::decode_address(message)?.filter(|found| Some(found.interface) != dummy);
+        addresses.extend(found.map(|found| found.address).filter(|address| IpFamily::of(*address) == family));
         Ok(())
     });
     let mut addresses = match outcome {
@@ -71,12 +82,12 @@ pub fn watch_addresses(
     let thread = std::thread::Builder::new().name("addresses".to_owned()).spawn(move || {
         let mut known = None;
         loop {
-            let now = PerFamily::from_fn(|family| read(family, timeout).unwrap_or_default());
+            let (now, dummy) = read_all(timeout);
             if known.as_ref() != Some(&now) {
                 known = Some(now.clone());
                 changed(now);
             }
-            match wait_for_change(&mut connection, &stopped) {
+            match wait_for_change(&mut connection, &stopped, dummy) {
                 Wait::Stopped => return,
                 Wait::Changed => {}
                 Wait::Failed => match reopen(timeout, &stopped) {
@@ -92,6 +103,14 @@ pub fn watch_addresses(
     Ok(AddressWatch { stop: Some(stop), thread: Some(thread) })
 }
 
+/// The addresses of both families, and the number of the dummy link.
+fn read_all(timeout: Duration) -> (PerFamily<Vec<IpAddr>>, Option<u32>) {
+    // The notifications have a socket of their own: answers do not get among them.
+    let Ok(mut connection) = Connection::open(ROUTE, timeout) else { return Default::default() };
+    let dummy = dummy(&mut connection).unwrap_or_default();
+    (PerFamily::from_fn(|family| read(&mut connection, family, dummy).unwrap_or_default()), dummy)
+}
+
 fn subscribe(timeout: Duration) -> Result<Connection, NetlinkError> {
     let mut connection = Connection::open(ROUTE, timeout)?;
     connection.join(rtnetlink::GROUP_IPV4_ADDRESSES)?;
@@ -105,7 +124,9 @@ enum Wait {
     Failed,
 }
 
-fn wait_for_change(connection: &mut Connection, stopped: &OwnedFd) -> Wait {
+/// Waits for an address that comes or goes, but not on the dummy link: there are thousands, and all are ours. One that was made
+/// after the last reading is not known yet, and counts once.
+fn wait_for_change(connection: &mut Connection, stopped: &OwnedFd, dummy: Option<u32>) -> Wait {
     loop {
         let mut ends = [
             PollFd::from_borrowed_fd(connection.descriptor(), PollFlags::IN),
@@ -124,7 +145,7 @@ fn wait_for_change(connection: &mut Connection, stopped: &OwnedFd) -> Wait {
         }
         let mut relevant = false;
         let received = connection.notifications(|message| {
-            relevant |= rtnetlink::decode_address(message)?.is_some();
+            relevant |= rtnetlink::decode_address(message)?.is_some_and(|found| Some(found.interface) != dummy);
             Ok(())
         });
         match received {

@@ -13,6 +13,7 @@ pub mod counters;
 mod failure;
 mod fingerprint;
 pub mod iptables;
+pub mod ipvs;
 mod items;
 mod script;
 pub mod sysctl;
@@ -24,6 +25,7 @@ use std::ffi::OsString;
 use std::net::IpAddr;
 use std::time::Duration;
 
+use crate::kernel::item::Scheduler;
 use crate::kernel::{
     Claims, Connections, ErrorKind, Fingerprint, Flow, FlowQuery, ItemClaims, ItemDump, Kernel, KernelError, Op,
     RealKey, TableDump, TableId, VirtualKey,
@@ -81,6 +83,8 @@ pub struct Features {
 pub struct LinuxKernel {
     tools: Tools,
     families: PerFamily<bool>,
+    /// The last dump found a set that an interrupted change has left behind.
+    leftovers: bool,
 }
 
 impl LinuxKernel {
@@ -88,7 +92,7 @@ impl LinuxKernel {
     pub fn new(options: Options) -> Result<LinuxKernel, KernelError> {
         let variant = options.variant.unwrap_or_else(|| Variant::detect(&options.environment));
         let tools = Tools::new(variant, options.environment, options.deadline, options.lock_wait);
-        let kernel = LinuxKernel { tools, families: options.families };
+        let kernel = LinuxKernel { tools, families: options.families, leftovers: false };
         for family in IpFamily::ALL.into_iter().filter(|family| options.families[*family]) {
             kernel.check_family(family)?;
         }
@@ -141,8 +145,18 @@ impl LinuxKernel {
         counters::read(name, NETLINK_TIMEOUT).map(|counter| counter.packets)
     }
 
-    /// Calls `changed` with all addresses now and whenever they change, from a thread of its own, until the
-    /// returned value is dropped.
+    /// Checks what IPVS mode needs of the kernel in these families: see [`ipvs::requirements`].
+    pub fn ipvs_requirements(&self, families: PerFamily<bool>, scheduler: &Scheduler) -> Result<(), KernelError> {
+        ipvs::requirements(families, scheduler, NETLINK_TIMEOUT)
+    }
+
+    /// Sets the kernel up for IPVS mode: see [`ipvs::prepare`].
+    pub fn prepare_ipvs(&self, preparation: &ipvs::Preparation) -> Result<Vec<String>, KernelError> {
+        ipvs::prepare(preparation, NETLINK_TIMEOUT)
+    }
+
+    /// Calls `changed` with all addresses but those of the dummy link now and whenever they change, from a thread of its own,
+    /// until the returned value is dropped.
     pub fn watch_addresses(
         &self,
         changed: impl FnMut(PerFamily<Vec<IpAddr>>) + Send + 'static,
@@ -157,7 +171,9 @@ impl Kernel for LinuxKernel {
     }
 
     fn items(&mut self, family: IpFamily, claims: &ItemClaims) -> Result<ItemDump, KernelError> {
-        items::dump(family, claims, NETLINK_TIMEOUT)
+        let found = items::dump(family, claims, NETLINK_TIMEOUT)?;
+        self.leftovers |= found.leftovers;
+        Ok(found.dump)
     }
 
     fn connections(&mut self, server: &VirtualKey) -> Result<Vec<(RealKey, Connections)>, KernelError> {
@@ -177,6 +193,9 @@ impl Kernel for LinuxKernel {
     }
 
     fn apply(&mut self, transaction: &[Op]) -> Vec<Result<(), KernelError>> {
+        if std::mem::take(&mut self.leftovers) {
+            items::remove_leftovers(NETLINK_TIMEOUT);
+        }
         apply::apply(&self.tools, transaction, NETLINK_TIMEOUT)
     }
 }

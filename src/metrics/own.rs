@@ -4,7 +4,7 @@ use prometheus::{HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGaug
 
 use super::proxy::label;
 use super::registered;
-use crate::kernel::{ErrorKind, TableId};
+use crate::kernel::{Area, ErrorKind, TableId};
 use crate::model::ObjectKind;
 use crate::net::IpFamily;
 use crate::sync::SyncReport;
@@ -19,6 +19,8 @@ pub(super) struct OwnMetrics {
     inconsistent_services: IntCounter,
     unprogrammed_services: IntGauge,
     watch_restarts: IntCounterVec,
+    items: IntGaugeVec,
+    draining: IntGauge,
 }
 
 const KINDS: [ObjectKind; 4] = [ObjectKind::Service, ObjectKind::EndpointSlice, ObjectKind::Node, ObjectKind::Document];
@@ -46,6 +48,14 @@ impl OwnMetrics {
             "Services whose state, kept up to date change by change, was not the one computed from scratch. Stays 0.",
         );
         let unprogrammed = opts("unprogrammed_services", "Services that the kernel did not take in the last sync.");
+        let items = opts(
+            "items",
+            "Sets, set elements, virtual servers, real servers, addresses and routes that are programmed.",
+        );
+        let draining = opts(
+            "draining_real_servers",
+            "Real servers without new connections that wait for the end of those that they have.",
+        );
         let metrics = OwnMetrics {
             objects_rejected: counters("objects_rejected_total", &["kind"], "Objects refused, wholly or in part.")?,
             objects_with_problems: registered(registry, IntGaugeVec::new(problems, &["kind"])?)?,
@@ -68,6 +78,8 @@ impl OwnMetrics {
                 &["kind"],
                 "Watches that were interrupted and begun again.",
             )?,
+            items: registered(registry, IntGaugeVec::new(items, &["ip_family", "kind"])?)?,
+            draining: registered(registry, IntGauge::with_opts(draining)?)?,
         };
         metrics.begin_at_zero(families);
         Ok(metrics)
@@ -89,8 +101,8 @@ impl OwnMetrics {
             let _ = self.stage_duration.with_label_values(&[stage]);
         }
         for table in TableId::serving().filter(|table| families.contains(&table.family)) {
-            let _ = self.drift.with_label_values(&table_labels(table));
-            let _ = self.failed_dumps.with_label_values(&table_labels(table));
+            let _ = self.drift.with_label_values(&area_labels(Area::Table(table)));
+            let _ = self.failed_dumps.with_label_values(&area_labels(Area::Table(table)));
         }
     }
 
@@ -107,12 +119,17 @@ impl OwnMetrics {
                 self.stage_duration.with_label_values(&[stage]).observe(duration.as_secs_f64());
             }
         }
-        for (table, count) in &report.drift {
-            self.drift.with_label_values(&table_labels(*table)).inc_by(*count);
+        for (area, count) in &report.drift {
+            self.drift.with_label_values(&area_labels(*area)).inc_by(*count);
         }
-        for (table, _) in &report.failed_dumps {
-            self.failed_dumps.with_label_values(&table_labels(*table)).inc();
+        for (area, _) in &report.failed_dumps {
+            self.failed_dumps.with_label_values(&area_labels(*area)).inc();
         }
+        for ((family, kind), count) in &report.items {
+            let gauge = self.items.with_label_values(&[label(*family), kind.as_str()]);
+            gauge.set(i64::try_from(*count).unwrap_or(i64::MAX));
+        }
+        self.draining.set(i64::try_from(report.draining).unwrap_or(i64::MAX));
         self.inconsistent_services.inc_by(report.inconsistent_services);
         self.unprogrammed_services.set(i64::try_from(report.failed.len()).unwrap_or(i64::MAX));
     }
@@ -140,6 +157,11 @@ fn kind_label(kind: ObjectKind) -> &'static str {
     }
 }
 
-fn table_labels(table: TableId) -> [&'static str; 2] {
-    [label(table.family), table.table.as_str()]
+fn area_labels(area: Area) -> [&'static str; 2] {
+    let table = match area {
+        Area::Table(table) => table.table.as_str(),
+        // Sets, virtual servers, addresses: all that is no table of iptables.
+        Area::Items(_) => "items",
+    };
+    [label(area.family()), table]
 }

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::*;
-use crate::kernel::{ErrorKind, KernelError, Table, TableId};
+use crate::kernel::{Area, ErrorKind, KernelError, Table, TableId};
 use crate::model::ServiceName;
 use crate::sync::{FailedOwner, FlowCleanup, Pending, SyncKind, TableRules, TrafficPolicyLabel};
 
@@ -28,6 +28,8 @@ fn report(kind: SyncKind) -> SyncReport {
         rules: BTreeMap::new(),
         no_local_endpoints: PerFamily::default(),
         flow_cleanup: PerFamily::default(),
+        items: BTreeMap::new(),
+        draining: 0,
     }
 }
 
@@ -151,7 +153,7 @@ fn a_successful_full_sync_is_recorded() {
     report.no_local_endpoints.v4.insert(TrafficPolicyLabel::External, 2);
     report.flow_cleanup.v6 = Some(FlowCleanup { deleted: 4, ..FlowCleanup::default() });
     report.operations.insert(("replace_chain", None), 9);
-    report.drift.insert(nat, 3);
+    report.drift.insert(Area::Table(nat), 3);
     metrics.observe(&report, at(1234));
     let text = metrics.render();
     for line in [

@@ -1,7 +1,10 @@
-//! The one nf_tables message that is needed: the number of the current rule set (`nf_tables.h`).
+//! The nf_tables messages that are needed: the number of the current rule set (`nf_tables.h`), and whether iptables' rules can
+//! have a match (`nf_tables_compat.h`).
 
-use crate::netlink::DecodeError;
+use crate::net::IpFamily;
+use crate::netlink::attribute::{NET_BYTE_ORDER, push, push_text};
 use crate::netlink::message::{Message, Request, netfilter_attributes, netfilter_payload};
+use crate::netlink::{DecodeError, address_family};
 
 /// `NFNL_SUBSYS_NFTABLES << 8`.
 const SUBSYSTEM: u16 = 10 << 8;
@@ -24,4 +27,21 @@ pub fn decode_generation(message: &Message<'_>) -> Result<Option<u32>, DecodeErr
     }
     let id = netfilter_attributes(message)?.find_kind(GENERATION_ID)?;
     id.map(|attribute| attribute.u32_be()).transpose()
+}
+
+/// `NFNL_SUBSYS_NFT_COMPAT << 8`, and `NFNL_MSG_COMPAT_GET`.
+const GET_EXTENSION: u16 = 11 << 8;
+/// `NFTA_COMPAT_NAME`, `NFTA_COMPAT_REV`, `NFTA_COMPAT_TYPE`.
+const EXTENSION_NAME: u16 = 1;
+const EXTENSION_REVISION: u16 = 2;
+const EXTENSION_TYPE: u16 = 3;
+
+/// Asks whether rules of iptables can have a match, of at least this revision; `ENOENT` if not.
+pub fn get_match(family: IpFamily, name: &str, revision: u8) -> Request {
+    let mut payload = netfilter_payload(address_family(family));
+    push_text(&mut payload, EXTENSION_NAME, name);
+    push(&mut payload, EXTENSION_REVISION | NET_BYTE_ORDER, &u32::from(revision).to_be_bytes());
+    // A match is 0, a target 1.
+    push(&mut payload, EXTENSION_TYPE | NET_BYTE_ORDER, &0_u32.to_be_bytes());
+    Request { kind: GET_EXTENSION, flags: 0, payload }
 }

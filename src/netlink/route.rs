@@ -98,6 +98,11 @@ pub fn replace(route: &Route) -> Request {
     route.request(NEW, CREATE | REPLACE)
 }
 
+/// Puts a route into the place of the first one for the destination; `ENOENT` if there is none.
+pub fn change(route: &Route) -> Request {
+    route.request(NEW, REPLACE)
+}
+
 /// Deletes a route that is the same in every respect; `ESRCH` if there is none.
 pub fn delete(route: &Route) -> Request {
     route.request(DELETE, 0)

@@ -4,7 +4,7 @@ use std::net::IpAddr;
 
 use crate::net::IpFamily;
 use crate::netlink::attribute::{attributes, push, push_address};
-use crate::netlink::message::{CREATE, EXCLUSIVE, Message, Request};
+use crate::netlink::message::{CREATE, EXCLUSIVE, Message, REPLACE, Request};
 use crate::netlink::{DecodeError, address_family};
 
 /// `RTM_NEWADDR`.
@@ -83,6 +83,11 @@ impl InterfaceAddress {
 /// Adds an address; `EEXIST` if the interface has it.
 pub fn add_address(address: &InterfaceAddress) -> Request {
     address.request(NEW_ADDRESS, CREATE | EXCLUSIVE)
+}
+
+/// Changes flags and lifetime of an address. The kernel adds one that is missing: look first.
+pub fn change_address(address: &InterfaceAddress) -> Request {
+    address.request(NEW_ADDRESS, REPLACE)
 }
 
 /// Deletes an address; `EADDRNOTAVAIL` if the interface does not have it, `ENODEV` if there is no such interface. Flags

@@ -4,8 +4,12 @@ use std::collections::{BTreeSet, HashMap, HashSet};
 use std::num::NonZeroU64;
 
 use crate::backend::Fragment;
-use crate::kernel::{ChainBody, ChainKey, Claims, Digest, FoundChain, Op, Placement, RuleKey, TableDump, TableId};
+use crate::kernel::{
+    ChainBody, ChainKey, Claims, Digest, FoundChain, ItemKey, Op, Placement, RuleKey, Table, TableDump, TableId,
+};
+use crate::net::IpFamily;
 use crate::sync::TableRules;
+use crate::sync::items::Items;
 use crate::sync::owner::{OwnerId, Owners};
 use crate::sync::tracked::{Pending, State, Tracked};
 
@@ -60,20 +64,29 @@ impl State for RuleState {
 pub(crate) struct Ledger {
     pub(crate) chains: Tracked<ChainKey, ChainState>,
     pub(crate) rules: Tracked<RuleKey, RuleState>,
+    pub(crate) items: Items,
     /// Rules known to exist, by table, for the metrics.
     totals: HashMap<TableId, u64>,
 }
 
 impl Ledger {
+    /// An empty one, with the claims that `items` has.
+    pub(crate) fn new(items: Items) -> Ledger {
+        Ledger { items, ..Ledger::default() }
+    }
+
     /// Makes the fragment everything that the owner wants. Content of private chains that has to be written is
-    /// returned; content that the kernel holds already is dropped.
+    /// returned; content that the kernel holds already is dropped. Also returned: real servers that he wants no longer, but that
+    /// may have connections.
     pub(crate) fn set_wanted(
         &mut self,
         owners: &mut Owners,
         id: OwnerId,
         fragment: Fragment,
-    ) -> Vec<(ChainKey, ChainBody)> {
-        let Some(owner) = owners.get_mut(id) else { return Vec::new() };
+    ) -> (Vec<(ChainKey, ChainBody)>, Vec<ItemKey>) {
+        let Some(owner) = owners.get_mut(id) else { return Default::default() };
+        owner.lingering = fragment.lingering;
+        let leaving = self.items.set_wanted(id, owner, fragment.items);
         let old_chains = std::mem::take(&mut owner.chains);
         let old_rules = std::mem::take(&mut owner.rules);
         let mut bodies = Vec::new();
@@ -110,7 +123,7 @@ impl Ledger {
         }
         owner.chains.shrink_to_fit();
         owner.rules.shrink_to_fit();
-        bodies
+        (bodies, leaving)
     }
 
     /// Takes out of an owner's lists what he neither wants nor has to remove any more.
@@ -120,6 +133,7 @@ impl Ledger {
             owner.chains.retain(|chain| chains.wants(chain, id) || chains.pending(chain) == Some(Pending::Remove));
             let rules = &self.rules;
             owner.rules.retain(|rule| rules.wants(rule, id) || rules.pending(rule) == Some(Pending::Remove));
+            owner.items.retain(|item| self.items.concerns(item, id));
         }
         owners.release(id);
     }
@@ -129,6 +143,7 @@ impl Ledger {
         owners.get(id).is_none_or(|owner| {
             owner.chains.iter().all(|chain| self.chains.pending(chain).is_none())
                 && owner.rules.iter().all(|rule| self.rules.pending(rule).is_none())
+                && owner.items.iter().all(|item| self.items.settled(item))
         })
     }
 
@@ -145,6 +160,7 @@ impl Ledger {
             && rules == fragment.rules.len()
             && fragment.chains.iter().all(private)
             && fragment.rules.iter().all(|(rule, _)| self.rules.wants(rule, id))
+            && self.items.is_wanted_like(id, owner, &fragment.items)
     }
 
     /// Owners of anything that is wanted and not as it should be. A pass over everything: for audits only.
@@ -152,7 +168,17 @@ impl Ledger {
         let chains = self.chains.iter().filter(|(chain, _, _)| self.chains.pending(chain).is_some());
         let rules = self.rules.iter().filter(|(rule, _, _)| self.rules.pending(rule).is_some());
         let chain_owners = chains.flat_map(|(chain, _, _)| self.chains.owners(chain));
-        chain_owners.chain(rules.flat_map(|(rule, _, _)| self.rules.owners(rule))).collect()
+        chain_owners
+            .chain(rules.flat_map(|(rule, _, _)| self.rules.owners(rule)))
+            .chain(self.items.unsettled_owners())
+            .collect()
+    }
+
+    /// Whether a table of a family holds chains that nobody wants: another mode has left them, and they may carry traffic.
+    pub(crate) fn has_strays(&self, owners: &Owners, family: IpFamily, table: Table) -> bool {
+        let table = TableId { family, table };
+        let stray = |chain: &ChainKey| chain.table == table && self.chains.pending(chain) == Some(Pending::Remove);
+        owners.get(OwnerId::STRAYS).is_some_and(|strays| strays.chains.iter().any(stray))
     }
 
     /// An operation took effect.
@@ -177,7 +203,8 @@ impl Ledger {
             Op::InsertRule(rule, _) => self.learn_copies(rule, self.copies(rule).saturating_add(1)),
             Op::DeleteRule(rule) => self.learn_copies(rule, self.copies(rule).saturating_sub(1)),
             Op::DeleteChain(chain) => self.learn_chain(chain, None),
-            Op::DeleteFlow(_) | Op::AddItem(..) | Op::ChangeItem(..) | Op::DeleteItem(_) => {}
+            Op::AddItem(..) | Op::ChangeItem(..) | Op::DeleteItem(_) => self.items.record(op),
+            Op::DeleteFlow(_) => {}
         }
     }
 

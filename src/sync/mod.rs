@@ -12,15 +12,20 @@
 
 mod cleanup;
 pub mod clock;
+mod commit;
+mod drain;
 mod engine;
 mod figures;
 mod flows;
+mod items;
 mod ledger;
+mod lower;
 mod owner;
 mod program;
 mod report;
 mod runner;
 mod schedule;
+mod settle;
 mod tracked;
 mod watch;
 

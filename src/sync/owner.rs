@@ -5,21 +5,37 @@ use std::time::Instant;
 
 use foldhash::fast::RandomState;
 
-use crate::kernel::{ChainKey, KernelError, RuleKey};
+use crate::kernel::{ChainKey, ItemKey, KernelError, RealKey, RuleKey};
 use crate::model::ServiceName;
 use crate::net::PerFamily;
 use crate::sync::flows::UdpFrontends;
 
-/// A small number that stands for an owner as long as he owns anything.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+/// A small number that stands for an owner as long as he owns anything. Of several who want the same object the first decides
+/// how it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct OwnerId(u32);
+
+impl Ord for OwnerId {
+    fn cmp(&self, other: &Self) -> std::cmp::Ordering {
+        // Whoever wants a real server wants it more than those who only wait for its connections to end.
+        (*self == OwnerId::DRAINS, self.0).cmp(&(*other == OwnerId::DRAINS, other.0))
+    }
+}
+
+impl PartialOrd for OwnerId {
+    fn partial_cmp(&self, other: &Self) -> Option<std::cmp::Ordering> {
+        Some(self.cmp(other))
+    }
+}
 
 impl OwnerId {
     /// The base: fixed chains and jumps.
     pub(crate) const BASE: OwnerId = OwnerId(0);
     /// Nobody: objects that a dump found to be ours and that no one wants.
     pub(crate) const STRAYS: OwnerId = OwnerId(1);
-    const RESERVED: u32 = 2;
+    /// Real servers that get no new connections and wait for the end of those that they have.
+    pub(crate) const DRAINS: OwnerId = OwnerId(2);
+    const RESERVED: u32 = 3;
 }
 
 /// What is kept about one owner.
@@ -31,6 +47,10 @@ pub(crate) struct Owner {
     pub(crate) chains: Vec<ChainKey>,
     /// Rules in shared and host chains, likewise.
     pub(crate) rules: Vec<RuleKey>,
+    /// Items, likewise.
+    pub(crate) items: Vec<ItemKey>,
+    /// Real servers that he knows and does not use: see [`crate::backend::Fragment::lingering`].
+    pub(crate) lingering: Vec<RealKey>,
     /// Set while something of his could not be programmed.
     pub(crate) retry: Option<Retry>,
     /// The UDP addresses of the Service and who may answer there; `None`: it has none.
@@ -172,7 +192,8 @@ impl Owners {
     /// Forgets a Service that owns nothing any more; keeps the base and strays.
     pub(crate) fn release(&mut self, id: OwnerId) {
         let Some(owner) = self.slots.get_mut(id.0 as usize) else { return };
-        let idle = owner.chains.is_empty() && owner.rules.is_empty() && owner.retry.is_none() && owner.udp.is_none();
+        let owns = !owner.chains.is_empty() || !owner.rules.is_empty() || !owner.items.is_empty();
+        let idle = !owns && owner.retry.is_none() && owner.udp.is_none();
         if idle && let Some(name) = owner.name.take() {
             self.ids.remove(&name);
             self.free.push(id);

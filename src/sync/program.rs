@@ -8,6 +8,7 @@ use std::time::Duration;
 use crate::kernel::{ChainBody, ChainKey, ErrorKind, Kernel, KernelError, Op, Placement, RuleKey};
 use crate::net::{IpFamily, PerFamily};
 use crate::sync::clock::Clock;
+use crate::sync::items::{ItemPlan, families_of};
 use crate::sync::ledger::{ChainState, Ledger, RuleCounts, rules_written};
 use crate::sync::owner::{Owner, OwnerId};
 use crate::sync::tracked::Pending;
@@ -44,12 +45,32 @@ impl Plan {
     fn len(&self) -> usize {
         self.chains.len() + self.inserts.len() + self.deletes.len() + self.chain_deletes.len()
     }
+
+    /// Splits off everything but the making of chains that are not there yet, to which nothing leads.
+    pub(crate) fn split_off_visible(&mut self, ledger: &Ledger) -> Plan {
+        let exists = |owned: &OwnedOp| match &owned.op {
+            Op::CreateChain(chain) | Op::ReplaceChain(chain, _) => ledger.chains.known(chain).is_some(),
+            _ => true,
+        };
+        let (visible, new) = std::mem::take(&mut self.chains).into_iter().partition(exists);
+        let new = Plan { chains: new, ..Plan::default() };
+        Plan { chains: visible, ..std::mem::replace(self, new) }
+    }
+}
+
+/// Everything that is pending, of all kinds.
+#[derive(Debug, Default)]
+pub(crate) struct Plans {
+    /// Chains and rules.
+    pub(crate) families: PerFamily<Plan>,
+    /// Items of both families.
+    pub(crate) items: ItemPlan,
 }
 
 /// Adds what is pending for one owner to the plans. `bodies` holds the content of all his private chains that have to be
 /// written.
 pub(crate) fn plan_owner(
-    plans: &mut PerFamily<Plan>,
+    plans: &mut Plans,
     ledger: &Ledger,
     id: OwnerId,
     owner: &Owner,
@@ -57,7 +78,7 @@ pub(crate) fn plan_owner(
 ) {
     let mut bodies: HashMap<ChainKey, ChainBody> = bodies.into_iter().collect();
     for chain in &owner.chains {
-        let plan = &mut plans[chain.table.family];
+        let plan = &mut plans.families[chain.table.family];
         match ledger.chains.pending(chain) {
             Some(Pending::Remove) if plan.seen_chains.insert(*chain) => plan.chain_deletes.push((id, *chain)),
             Some(Pending::Add(ChainState::SHARED)) if plan.seen_chains.insert(*chain) => {
@@ -72,7 +93,7 @@ pub(crate) fn plan_owner(
         }
     }
     for rule in &owner.rules {
-        let plan = &mut plans[rule.chain.table.family];
+        let plan = &mut plans.families[rule.chain.table.family];
         let Some(pending) = ledger.rules.pending(rule) else { continue };
         if !plan.seen_rules.insert(rule.clone()) {
             continue;
@@ -83,6 +104,7 @@ pub(crate) fn plan_owner(
             plan.inserts.push((id, rule.clone(), wanted.placement));
         }
     }
+    plans.items.add_owner(&ledger.items, id, owner);
 }
 
 /// What one round of programming gathers.
@@ -98,8 +120,24 @@ pub(crate) struct Tally {
     /// Set when a transaction failed for a reason that the next one would meet as well, such as a lock or a deadline: what is
     /// left of this sync waits, instead of waiting for each piece.
     pub(crate) stopped: PerFamily<Option<KernelError>>,
-    /// Tables are not as we thought, or we don't know what took effect: they have to be read.
-    pub(crate) suspect: bool,
+    /// What has to be read, since it is not as we thought, or we don't know what took effect.
+    pub(crate) suspect: Suspicion,
+}
+
+/// Which parts of the kernel's state.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Suspicion {
+    /// The tables of iptables.
+    pub(crate) tables: bool,
+    /// The items.
+    pub(crate) items: bool,
+}
+
+impl Suspicion {
+    /// Whether there is any.
+    pub(crate) fn any(self) -> bool {
+        self.tables || self.items
+    }
 }
 
 impl Tally {
@@ -310,7 +348,7 @@ impl<K: Kernel, C: Clock> Programmer<'_, K, C> {
             for (owned, error) in &failed {
                 self.tally.fail(family, owned.owner, error, false);
                 if matches!(error.kind, ErrorKind::Unknown | ErrorKind::TimedOut) {
-                    self.tally.suspect = true;
+                    self.tally.suspect.tables = true;
                 }
             }
             tracing::debug!(%error, %family, "transaction failed as a whole");
@@ -324,7 +362,7 @@ impl<K: Kernel, C: Clock> Programmer<'_, K, C> {
         let blamed = named().next().is_some();
         for (owned, error) in named() {
             self.tally.fail(family, owned.owner, error, true);
-            self.tally.suspect = true;
+            self.tally.suspect.tables = true;
         }
         held.extend(named().map(|(owned, _)| owned.owner));
         held.retain(|owner| named().filter(|(owned, _)| owned.owner == *owner).all(in_use));
@@ -339,7 +377,7 @@ impl<K: Kernel, C: Clock> Programmer<'_, K, C> {
         if rounds >= MAX_ISOLATION_ROUNDS || (!blamed && owners.len() <= 1) {
             for (owned, error) in &rest {
                 self.tally.fail(family, owned.owner, error, owners.len() <= 1);
-                self.tally.suspect = true;
+                self.tally.suspect.tables = true;
             }
             return Vec::new();
         }
@@ -353,16 +391,48 @@ impl<K: Kernel, C: Clock> Programmer<'_, K, C> {
         vec![second, first]
     }
 
-    /// Sends one transaction and records every result.
+    /// Carries out operations on items in their order. Each stands for itself: the others of its owner are not held back here.
+    pub(crate) fn commit_items(&mut self, ops: Vec<OwnedOp>) {
+        let (owners, ops): (Vec<OwnerId>, Vec<Op>) = ops.into_iter().map(|owned| (owned.owner, owned.op)).unzip();
+        let results = self.send(&ops);
+        for ((owner, op), result) in owners.into_iter().zip(&ops).zip(results) {
+            let Err(error) = result else { continue };
+            let culprit = match error.kind {
+                ErrorKind::Rejected | ErrorKind::Busy | ErrorKind::NoSpace | ErrorKind::Unsupported => true,
+                ErrorKind::Exists | ErrorKind::NotFound => {
+                    self.tally.suspect.items = true;
+                    true
+                }
+                // What took effect is not known.
+                ErrorKind::Unknown | ErrorKind::TimedOut | ErrorKind::Transient => {
+                    self.tally.suspect.items = true;
+                    false
+                }
+                ErrorKind::Aborted | ErrorKind::Denied => false,
+            };
+            families_of(op).for_each(|family| self.tally.fail(family, owner, &error, culprit));
+        }
+    }
+
+    /// Sends one transaction of operations on chains and rules and records every result.
     fn apply<'o>(&mut self, family: IpFamily, ops: impl IntoIterator<Item = &'o Op>) -> Vec<Result<(), KernelError>> {
         let ops: Vec<Op> = ops.into_iter().cloned().collect();
+        let results = self.send(&ops);
+        self.tally.transactions += 1;
+        self.tally.failed_restores[family] += u64::from(results.iter().any(Result::is_err));
+        results
+    }
+
+    /// Sends operations and records every result.
+    fn send(&mut self, ops: &[Op]) -> Vec<Result<(), KernelError>> {
+        if ops.is_empty() {
+            return Vec::new();
+        }
         let start = self.clock.now();
-        let mut results = self.kernel.apply(&ops);
+        let mut results = self.kernel.apply(ops);
         let missing = || Err(KernelError::new(ErrorKind::Unknown, "the kernel layer gave no result"));
         results.resize_with(ops.len(), missing);
         self.tally.apply_duration += self.clock.now().saturating_duration_since(start);
-        self.tally.transactions += 1;
-        self.tally.failed_restores[family] += u64::from(results.iter().any(Result::is_err));
         for (op, result) in ops.iter().zip(&results) {
             let kind = result.as_ref().err().map(|error| error.kind);
             *self.tally.operations.entry((op.kind(), kind)).or_default() += 1;

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::num::NonZeroU16;
 use std::time::Duration;
 
-use crate::kernel::{ErrorKind, KernelError, TableId};
+use crate::kernel::{Area, ErrorKind, ItemKind, KernelError, TableId};
 use crate::model::ServiceName;
 use crate::net::{IpFamily, PerFamily};
 
@@ -47,12 +47,12 @@ pub struct SyncReport {
     pub transactions: u64,
     /// Restores that failed, by family: transactions with at least one error in an iptables operation.
     pub failed_restores: PerFamily<u64>,
-    /// Objects that a dump found other than we had left them, by table. Always empty for the first sync and partial ones.
-    pub drift: BTreeMap<TableId, u64>,
+    /// Objects that a dump found other than we had left them. Always empty for the first sync and those without a dump.
+    pub drift: BTreeMap<Area, u64>,
     /// Services whose incremental state differed from the one computed from scratch. Must stay 0.
     pub inconsistent_services: u64,
     /// Dumps that failed.
-    pub failed_dumps: Vec<(TableId, KernelError)>,
+    pub failed_dumps: Vec<(Area, KernelError)>,
     /// What is not in the kernel as it should be, and why.
     pub failed: Vec<FailedOwner>,
     /// Services that are programmed now, with the time from the cause of a change to now, one entry for each
@@ -64,6 +64,10 @@ pub struct SyncReport {
     pub no_local_endpoints: PerFamily<BTreeMap<TrafficPolicyLabel, u64>>,
     /// The conntrack clean-up that followed, by family, if there was one.
     pub flow_cleanup: PerFamily<Option<FlowCleanup>>,
+    /// Items known to exist after this sync, by family (IPv4 for the link).
+    pub items: BTreeMap<(IpFamily, ItemKind), u64>,
+    /// Real servers on their way out: without new connections, waiting for the end of those that they have.
+    pub draining: usize,
 }
 
 /// The class of traffic that a policy speaks of, as the metric label `traffic_policy` names it.

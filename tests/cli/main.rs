@@ -72,11 +72,26 @@ fn the_order_of_documents_does_not_show() {
 }
 
 #[test]
+fn in_ipvs_mode_items_follow_the_rules() {
+    let case = golden().join("every-kind");
+    let manifests = case.join("cluster.yaml").display().to_string();
+    let flags = std::fs::read_to_string(case.join("args.txt")).unwrap();
+    let mut arguments = vec!["render", "--mode", "ipvs", "--manifests", &manifests];
+    arguments.extend(flags.lines());
+    let output = portolan(&arguments);
+    assert!(output.status.success(), "{}", text(&output.stderr));
+    let found = text(&output.stdout);
+    let (rules, _items) = found.split_once("# items\n").expect("a part with items");
+    assert!(rules.contains("# IPv4: iptables-restore") && rules.contains("# IPv6: ip6tables-restore"), "{rules}");
+}
+
+#[test]
 fn errors_are_one_sentence_on_standard_error_and_exit_code_1() {
     for (arguments, says) in [
         (&["render"][..], "render needs --manifests"),
         (&["render", "--manifests", "/nonexistent"], "/nonexistent"),
         (&["render", "--manifests", "/", "--mode", "nftables"], "nftables"),
+        (&["render", "--manifests", "/", "--ipvs-vips", "routes"], "--ipvs-service-cidrs: must not be empty"),
         (&["render", "--manifests", "/", "--cluster-cidr", "10.0.0.0/99"], "10.0.0.0/99"),
         (&["render", "--config", "/nonexistent.yaml"], "/nonexistent.yaml"),
         (&["nonsense"], "nonsense"),
@@ -94,7 +109,11 @@ fn errors_are_one_sentence_on_standard_error_and_exit_code_1() {
 fn help_and_version_are_printed_on_standard_output() {
     let help = portolan(&["--help"]);
     assert!(help.status.success());
-    for word in ["render", "sync", "cleanup", "--manifests", "--proxy-mode", "--cluster-cidr", "--iptables-variant"] {
+    let commands = ["render", "sync", "cleanup"];
+    let flags = ["--manifests", "--proxy-mode", "--cluster-cidr", "--iptables-variant", "--ipvs-scheduler"];
+    let own_of_ipvs_mode =
+        ["--ipvs-drain-timeout", "--ipvs-vips", "--ipvs-service-cidrs", "--ipvs-run-estimation", "[default: 1m]"];
+    for word in commands.iter().chain(&flags).chain(&own_of_ipvs_mode) {
         assert!(text(&help.stdout).contains(word), "{word} is not in the help");
     }
     let version = portolan(&["--version"]);

@@ -360,7 +360,7 @@ fn a_failed_partial_sync_reads_the_tables_and_mends_them() {
     let report = rig.sync();
     assert_eq!((report.kind, report.failed_restores.v4), (SyncKind::Partial, 1));
     assert!(report.success());
-    assert_eq!(report.drift[&NAT], 1);
+    assert_eq!(report.drift[&portolan::kernel::Area::Table(NAT)], 1);
     assert_eq!(rig.text(), from_scratch(&world));
 }
 
@@ -445,7 +445,7 @@ fn a_foreign_change_is_noticed_without_reading_the_tables_and_repaired() {
     assert!(rig.engine.check_due().unwrap() <= rig.clock.now() + Options::default().check_interval);
     rig.engine.check();
     assert!(rig.engine.has_work());
-    assert_eq!(rig.sync().drift[&NAT], 2);
+    assert_eq!(rig.sync().drift[&portolan::kernel::Area::Table(NAT)], 2);
     assert_eq!(rig.text(), from_scratch(&web()));
 }
 

@@ -1,14 +1,16 @@
 //! Parsing of rule specifications.
 
 use std::borrow::Cow;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use ipnet::IpNet;
 
 use super::Parsed;
-use crate::kernel::ChainName;
-use crate::kernel::rule::{CommentPosition, ConntrackStates, Mark, Not, Probability, Recent, Rule, Target};
+use crate::kernel::rule::{
+    CommentPosition, ConntrackStates, Mark, Not, Probability, Recent, Rule, SetMatch, Sides, Target,
+};
+use crate::kernel::{ChainName, SetKey, VirtualKey};
 use crate::net::Protocol;
 
 /// Why a text is no rule of ours.
@@ -18,7 +20,9 @@ type Reason = Cow<'static, str>;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Kind {
     Conntrack,
+    Set,
     AddrType,
+    Ipvs,
     Port,
     Mark,
     Recent,
@@ -37,6 +41,14 @@ struct RecentParts {
     list: Option<ChainName>,
 }
 
+/// `-m ipvs`, option by option.
+#[derive(Default)]
+struct IpvsParts {
+    address: Option<IpAddr>,
+    protocol: Option<Protocol>,
+    port: Option<u16>,
+}
+
 #[derive(Default)]
 struct Parser {
     /// There was a protocol match without a port.
@@ -48,6 +60,7 @@ struct Parser {
     used: bool,
     port_protocol: Option<Protocol>,
     recent: RecentParts,
+    ipvs: IpvsParts,
     random_mode: bool,
     /// The word after `-j`, once it was seen.
     target: Option<String>,
@@ -120,7 +133,9 @@ impl Parser {
                 self.port_protocol = Some(protocol(name)?);
                 Kind::Port
             }
+            "set" => Kind::Set,
             "addrtype" => Kind::AddrType,
+            "ipvs" => Kind::Ipvs,
             "mark" => Kind::Mark,
             "recent" => Kind::Recent,
             "statistic" => Kind::Statistic,
@@ -154,6 +169,12 @@ impl Parser {
                 set(&mut rule.conntrack_state, name, sense(states, negated))?;
                 return Ok(true);
             }
+            (Kind::Set, "--match-set") => {
+                let found = set_match(&words.value(name)?, &words.value(name)?)?;
+                set(&mut rule.set, name, sense(found, negated))?;
+                return Ok(true);
+            }
+            (Kind::Ipvs, _) => self.ipvs.option(name, words)?,
             (Kind::Port, "--dport") => set(&mut rule.destination_port, name, number(&words.value(name)?)?)?,
             (Kind::AddrType, "--src-type") => local(&mut rule.source_is_local, &words.value(name)?)?,
             (Kind::AddrType, "--dst-type") => local(&mut rule.destination_is_local, &words.value(name)?)?,
@@ -217,6 +238,9 @@ impl Parser {
         if self.kinds.contains(&Kind::Recent) {
             self.rule.recent = Some(self.recent.finish()?);
         }
+        if self.kinds.contains(&Kind::Ipvs) {
+            self.rule.virtual_server = Some(self.ipvs.finish()?);
+        }
         let others: Vec<Kind> = self.kinds.iter().copied().filter(|kind| *kind != Kind::Comment).collect();
         let comment_at = self.kinds.iter().position(|kind| *kind == Kind::Comment);
         let mut canonical = others.is_sorted_by(|a, b| a < b) && !self.bare_protocol;
@@ -261,6 +285,27 @@ impl RecentParts {
                 Ok(Recent::Set { list })
             }
             _ => Err("an unknown use of the recent match".into()),
+        }
+    }
+}
+
+impl IpvsParts {
+    fn option(&mut self, name: &str, words: &mut Words<'_>) -> Result<(), Reason> {
+        let value = words.value(name)?;
+        match name {
+            "--vaddr" => set(&mut self.address, name, value.parse().map_err(|_| format!("address {value}"))?),
+            "--vproto" => set(&mut self.protocol, name, protocol(&value)?),
+            "--vport" => set(&mut self.port, name, number(&value)?),
+            _ => Err(format!("option {name}").into()),
+        }
+    }
+
+    fn finish(self) -> Result<VirtualKey, Reason> {
+        match self {
+            IpvsParts { address: Some(address), protocol: Some(protocol), port: Some(port) } => {
+                Ok(VirtualKey { address, protocol, port })
+            }
+            _ => Err("an unknown use of the ipvs match".into()),
         }
     }
 }
@@ -338,8 +383,7 @@ fn number<T: std::str::FromStr>(text: &str) -> Result<T, Reason> {
 }
 
 fn net(text: &str) -> Result<IpNet, Reason> {
-    let parsed: Option<IpNet> =
-        text.parse().ok().or_else(|| text.parse().ok().map(|host: std::net::IpAddr| host.into()));
+    let parsed: Option<IpNet> = text.parse().ok().or_else(|| text.parse().ok().map(|host: IpAddr| host.into()));
     parsed.map(|net| net.trunc()).ok_or_else(|| format!("address {text}").into())
 }
 
@@ -350,6 +394,12 @@ fn protocol(text: &str) -> Result<Protocol, Reason> {
         "sctp" | "132" => Ok(Protocol::Sctp),
         _ => Err(format!("protocol {text}").into()),
     }
+}
+
+fn set_match(name: &str, sides: &str) -> Result<SetMatch, Reason> {
+    let set = SetKey::of_name(name).ok_or_else(|| format!("set {name}"))?;
+    let sides = Sides::parse(sides).ok_or_else(|| format!("sides {sides}"))?;
+    Ok(SetMatch { set, sides })
 }
 
 fn hex(text: &str) -> Result<u32, Reason> {

@@ -8,9 +8,11 @@ use proptest::option::of;
 use proptest::prelude::*;
 use rstest::rstest;
 
-use crate::kernel::rule::{CommentPosition, ConntrackStates, Mark, Not, Probability, Recent, Rule, Target};
-use crate::kernel::{ChainBody, ChainName};
-use crate::net::Protocol;
+use crate::kernel::rule::{
+    CommentPosition, ConntrackStates, Mark, Not, Probability, Recent, Rule, SetMatch, Sides, Target,
+};
+use crate::kernel::{ChainBody, ChainName, SetKey, SetName, VirtualKey};
+use crate::net::{IpFamily, Protocol};
 
 fn text(rule: &Rule) -> String {
     let mut out = String::new();
@@ -69,6 +71,26 @@ fn bare(rule: &Rule) -> String {
     "-d 127.0.0.0/8 -p tcp -m comment --comment ns/s:p -m tcp --dport 30001 -m nfacct --nfacct-name  n -j KUBE-EXT-A",
     "-d 127.0.0.0/8 -p tcp -m comment --comment \"ns/s:p\" -m tcp --dport 30001 -m nfacct --nfacct-name n -j KUBE-EXT-A"
 )]
+#[case(
+    "-m comment --comment x -m set --match-set KUBE-CLUSTER-IP src,dst -j KUBE-MARK-MASQ",
+    "-m comment --comment \"x\" -m set --match-set KUBE-CLUSTER-IP src,dst -j KUBE-MARK-MASQ"
+)]
+#[case(
+    "! -s 10.0.0.0/8 -m conntrack --ctstate NEW -m set ! --match-set KUBE-LOOP-BACK dst,dst,src -j DROP",
+    "! -s 10.0.0.0/8 -m conntrack --ctstate NEW -m set ! --match-set KUBE-LOOP-BACK dst,dst,src -j DROP"
+)]
+#[case(
+    "-p tcp -m set --match-set KUBE-6-NODE-PORT-TCP dst -m addrtype --src-type LOCAL -j RETURN",
+    "-p tcp -m set --match-set KUBE-6-NODE-PORT-TCP dst -m addrtype --src-type LOCAL -j RETURN"
+)]
+#[case(
+    "-m ipvs --vaddr 10.0.0.1 --vproto tcp --vport 80 -j DROP",
+    "-m ipvs --vproto 6 --vaddr 10.0.0.1 --vport 80 -j DROP"
+)]
+#[case(
+    "-m addrtype --src-type LOCAL -m ipvs --vproto 132 --vaddr fd00::1 --vport 80 -j DROP",
+    "-m addrtype --src-type LOCAL -m ipvs --vproto 132 --vaddr fd00::1 --vport 80 -j DROP"
+)]
 #[case("-m addrtype --src-type LOCAL -m addrtype --dst-type LOCAL", "-m addrtype --src-type LOCAL --dst-type LOCAL")]
 fn the_printed_form_is_read_and_written_back_in_canonical_form(#[case] printed: &str, #[case] canonical: &str) {
     let rule = Rule::parse(printed).unwrap();
@@ -81,6 +103,8 @@ fn the_printed_form_is_read_and_written_back_in_canonical_form(#[case] printed: 
 #[case("-m addrtype --dst-type LOCAL -m mark --mark 0x1/0x1", true)]
 #[case("-m mark --mark 0x1/0x1 -m addrtype --dst-type LOCAL", false)]
 #[case("-m addrtype --src-type LOCAL -m addrtype --dst-type LOCAL", false)]
+#[case("-m set --match-set KUBE-IPVS-IPS dst -m addrtype --src-type LOCAL", true)]
+#[case("-m addrtype --src-type LOCAL -m set --match-set KUBE-IPVS-IPS dst", false)]
 #[case("-m conntrack --ctstate NEW -m comment --comment x -m mark --mark 0x1/0x1", false)]
 #[case("-p tcp -m tcp --dport 1 -m comment --comment x", true)]
 #[case("-p tcp -m comment --comment x -m tcp -j ACCEPT", false)]
@@ -104,6 +128,16 @@ fn matches_in_another_order_are_noticed(#[case] spec: &str, #[case] canonical: b
 #[case("! ! -s 1.1.1.1")]
 #[case("-s 1.1.1.1 !")]
 #[case("-m conntrack --ctstate NEW,INVALID")]
+#[case("-m set --match-set SOMEBODY-ELSES dst,dst")]
+#[case("-m set --match-set KUBE-CLUSTER-IP")]
+#[case("-m set --match-set KUBE-CLUSTER-IP dst,,dst")]
+#[case("-m set --match-set KUBE-CLUSTER-IP src,src,src,src,src,src,src")]
+#[case("-m set --match-set KUBE-CLUSTER-IP dst -m set --match-set KUBE-LOOP-BACK dst")]
+#[case("-m set --match-set KUBE-CLUSTER-IP dst --return-nomatch")]
+#[case("-m ipvs --ipvs")]
+#[case("-m ipvs --vproto 6 --vaddr 10.0.0.1")]
+#[case("-m ipvs --vproto 6 --vaddr 10.0.0.1/32 --vport 80")]
+#[case("-m ipvs --vproto 6 ! --vaddr 10.0.0.1 --vport 80")]
 #[case("-m mark --mark 0x1/0x1/0x1")]
 #[case("-m mark --mark 0x+1")]
 #[case("-m recent --update --seconds 3 --name A --rsource")]
@@ -217,6 +251,23 @@ fn any_recent() -> impl Strategy<Value = Recent> {
     ]
 }
 
+fn any_set_match() -> impl Strategy<Value = SetMatch> {
+    let sides = prop::collection::vec(prop::sample::select(vec!["src", "dst"]), 1..=6);
+    let family = prop::sample::select(IpFamily::ALL.to_vec());
+    (family, prop::sample::select(SetName::ALL.to_vec()), sides).prop_map(|(family, name, sides)| SetMatch {
+        set: SetKey { family, name },
+        sides: Sides::parse(&sides.join(",")).unwrap(),
+    })
+}
+
+fn any_virtual_server() -> impl Strategy<Value = VirtualKey> {
+    (any::<IpAddr>(), any_protocol(), any::<u16>()).prop_map(|(address, protocol, port)| VirtualKey {
+        address,
+        protocol,
+        port,
+    })
+}
+
 fn any_target() -> impl Strategy<Value = Target> {
     prop_oneof![
         any_name().prop_map(Target::Jump),
@@ -239,9 +290,11 @@ fn any_rule() -> impl Strategy<Value = Rule> {
         of(any_recent()),
         of(0..=1_u32 << 31),
         of("[ -~]{0,31}"),
+        of(any_sense(any_set_match())),
+        of(any_virtual_server()),
     );
     (addresses, port, comment, matches, of(any_target())).prop_map(|(addresses, port, comment, matches, target)| {
-        let (states, local, mark, recent, probability, counter) = matches;
+        let (states, local, mark, recent, probability, counter, set, virtual_server) = matches;
         let mut rule = Rule {
             source: addresses.0,
             destination: addresses.1,
@@ -251,8 +304,10 @@ fn any_rule() -> impl Strategy<Value = Rule> {
             comment: comment.0,
             comment_position: CommentPosition::First,
             conntrack_state: states,
+            set,
             source_is_local: local.0,
             destination_is_local: local.1,
+            virtual_server,
             mark: mark.map(|mark| mark.map(|(value, mask)| Mark { value, mask })),
             recent,
             probability: probability.map(Probability),
@@ -293,7 +348,7 @@ proptest! {
             "80", "comment", "--comment", "\"a b\"", "\"", "mark", "--mark", "0x1/0x1", "MARK", "--or-mark",
             "statistic", "--mode", "random", "--probability", "0.5", "addrtype", "--dst-type", "LOCAL", "DNAT",
             "--to-destination", "1.1.1.1:1", "conntrack", "--ctstate", "NEW", "--dport", "REJECT", "--reject-with", "icmp-port-unreachable",
-            "--rcheck",
+            "--rcheck", "set", "--match-set", "KUBE-CLUSTER-IP", "dst,dst", "ipvs", "--vaddr", "--vproto", "--vport",
         ]), 0..12)
     ) {
         let spec = words.join(" ");

@@ -1,0 +1,195 @@
+//! Reading the kernel, and carrying out what is pending in an order in which nothing is ever open or empty that should not be.
+
+use std::collections::{BTreeSet, HashSet};
+
+use crate::kernel::{Area, Kernel, Table, TableId};
+use crate::model::ServiceName;
+use crate::net::{IpFamily, PerFamily};
+use crate::sync::clock::Clock;
+use crate::sync::engine::{Engine, Run};
+use crate::sync::owner::OwnerId;
+use crate::sync::program::{OwnedOp, Plan, Plans, Programmer, Suspicion, plan_owner};
+
+/// What is kept back of a failed owner.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum AfterFailure {
+    /// Everything that stands on what failed.
+    HoldBack,
+    /// Nothing: what goes does not depend on what was to come.
+    GoOn,
+}
+
+impl<K: Kernel, C: Clock> Engine<K, C> {
+    /// Compiles and carries out. The base goes first: if it fails, nothing can stand on it.
+    pub(super) fn program(&mut self, names: &BTreeSet<ServiceName>, run: &mut Run) {
+        let mut plans = Plans::default();
+        let hands_over = PerFamily::from_fn(|family| self.takes_over_from_another_mode(family));
+        if std::mem::take(&mut self.work.base) {
+            let fragment = self.backend.base(&self.context);
+            self.plan(OwnerId::BASE, fragment, &mut plans, run);
+            let later = PerFamily::from_fn(|family| match hands_over[family] {
+                true => plans.families[family].split_off_visible(&self.ledger),
+                false => Plan::default(),
+            });
+            self.commit(std::mem::take(&mut plans), &HashSet::new(), PerFamily::default(), run);
+            plans.families = later;
+        }
+        self.count_endpoints(names);
+        let quarantined: HashSet<OwnerId> =
+            self.owners.waiting().filter(|(_, _, retry)| retry.culprit).map(|(id, _, _)| id).collect();
+        for name in names {
+            let Some((id, fragment)) = self.compile(name) else { continue };
+            run.compiled += 1;
+            self.plan(id, fragment, &mut plans, run);
+            for family in IpFamily::ALL {
+                if self.may_write(family, run) && !hands_over[family] {
+                    self.programmer(run, &quarantined).commit_chains_if_full(family, &mut plans.families[family]);
+                }
+            }
+        }
+        self.drain_strays();
+        run.touched.insert(OwnerId::DRAINS);
+        for id in run.touched.clone() {
+            if let Some(owner) = self.owners.get(id) {
+                plan_owner(&mut plans, &self.ledger, id, owner, Vec::new());
+            }
+        }
+        self.commit(plans, &quarantined, hands_over, run);
+        for family in IpFamily::ALL {
+            if !self.may_write(family, run) {
+                self.hold_back(family, run);
+            }
+        }
+    }
+
+    /// Carries out: sets before the rules that look into them, rules before the virtual servers that they guard, virtual servers
+    /// before their addresses; then removals, and what tells whose a virtual server is last of all.
+    ///
+    /// Where another mode's rules still carry the traffic, rules are changed only when the virtual servers are ready to
+    /// take over.
+    fn commit(&mut self, mut plans: Plans, quarantined: &HashSet<OwnerId>, hands_over: PerFamily<bool>, run: &mut Run) {
+        plans.items.finish(&self.ledger.items);
+        let (items, mut chains) = (plans.items, plans.families);
+        self.commit_items(items.entries, AfterFailure::HoldBack, run);
+        for family in IpFamily::ALL.into_iter().filter(|family| !hands_over[*family]) {
+            self.commit_chains(family, std::mem::take(&mut chains[family]), quarantined, run);
+        }
+        self.commit_items(items.servers, AfterFailure::HoldBack, run);
+        for family in IpFamily::ALL.into_iter().filter(|family| hands_over[*family]) {
+            self.commit_chains(family, std::mem::take(&mut chains[family]), quarantined, run);
+        }
+        self.commit_items(items.removals, AfterFailure::GoOn, run);
+        self.commit_items(items.entry_removals, AfterFailure::HoldBack, run);
+    }
+
+    fn commit_chains(&mut self, family: IpFamily, plan: Plan, quarantined: &HashSet<OwnerId>, run: &mut Run) {
+        if self.may_write(family, run) {
+            self.programmer(run, quarantined).commit(family, plan);
+        }
+    }
+
+    fn commit_items(&mut self, mut ops: Vec<OwnedOp>, after_failure: AfterFailure, run: &mut Run) {
+        ops.retain(|owned| {
+            let failed = |family: IpFamily| run.tally.failures[family].contains_key(&owned.owner);
+            let mut families = crate::sync::items::families_of(&owned.op).filter(|family| self.may_write(*family, run));
+            families.any(|family| after_failure == AfterFailure::GoOn || !failed(family))
+        });
+        self.programmer(run, &HashSet::new()).commit_items(ops);
+    }
+
+    /// Whether a family's chains are those of a mode that serves without items, while this one serves with them.
+    fn takes_over_from_another_mode(&self, family: IpFamily) -> bool {
+        self.serves_items && self.ledger.has_strays(&self.owners, family, Table::Nat)
+    }
+
+    /// All areas of the enabled families of which there is something to read.
+    pub(super) fn areas(&self, of: Suspicion) -> BTreeSet<Area> {
+        let families = IpFamily::ALL.into_iter().filter(|family| self.context.families[*family]);
+        let tables = self.claimed_tables.iter().filter(|_| of.tables);
+        let tables: Vec<Table> = tables.copied().collect();
+        families
+            .flat_map(|family| {
+                let tables = tables.iter().map(move |table| Area::Table(TableId { family, table: *table }));
+                tables.chain(of.items.then_some(Area::Items(family)))
+            })
+            .collect()
+    }
+
+    /// Reads areas. Owners for whom that left something to do are touched, so that this sync repairs it.
+    pub(super) fn dump(&mut self, areas: BTreeSet<Area>, run: &mut Run) {
+        if areas.is_empty() {
+            return;
+        }
+        let start = self.clock.now();
+        // What the base wants decides which host chains count as found.
+        let base = self.backend.base(&self.context);
+        let (_, leaving) = self.ledger.set_wanted(&mut self.owners, OwnerId::BASE, base);
+        self.begin_drains(&leaving);
+        let (claims, removable) = (self.backend.claims(), self.backend.removable());
+        for area in areas {
+            let drift = match area {
+                Area::Table(table) => self
+                    .kernel
+                    .dump(table, &claims)
+                    .map(|dump| self.ledger.observe(&mut self.owners, table, dump, &removable)),
+                Area::Items(family) => match &claims.items {
+                    Some(items) => self
+                        .kernel
+                        .items(family, items)
+                        .map(|dump| self.ledger.items.observe(&mut self.owners, family, dump)),
+                    None => continue,
+                },
+            };
+            match drift {
+                Ok(drift) => {
+                    let first = self.observed.insert(area);
+                    if !first && drift > 0 {
+                        *run.drift.entry(area).or_default() += drift;
+                    }
+                }
+                // Nothing of the other mode's can be found; this one does not need it.
+                Err(error) if matches!(area, Area::Items(_)) && !self.serves_items => {
+                    tracing::debug!(%area, %error, "cannot look for leftovers");
+                }
+                Err(error) => run.failed_dumps.push((area, error)),
+            }
+        }
+        run.touched.extend(self.ledger.unsettled_owners());
+        run.touched.insert(OwnerId::STRAYS);
+        let now = self.clock.now();
+        self.work.items_due = self.serves_items.then(|| now + self.options.check_interval);
+        run.dump_duration += now.saturating_duration_since(start);
+    }
+
+    fn programmer<'a>(&'a mut self, run: &'a mut Run, quarantined: &'a HashSet<OwnerId>) -> Programmer<'a, K, C> {
+        Programmer {
+            kernel: &mut self.kernel,
+            clock: &self.clock,
+            ledger: &mut self.ledger,
+            tally: &mut run.tally,
+            limit: self.options.operations_per_transaction.max(1),
+            quarantined,
+        }
+    }
+
+    /// Whether everything of a family was ever read, and the base stands.
+    fn may_write(&self, family: IpFamily, run: &Run) -> bool {
+        let mut tables = self.claimed_tables.iter();
+        let read = tables.all(|table| self.observed.contains(&Area::Table(TableId { family, table: *table })))
+            && (!self.serves_items || self.observed.contains(&Area::Items(family)));
+        read && !run.tally.failures[family].contains_key(&OwnerId::BASE)
+    }
+
+    /// Nothing was written in this family: everyone with something to do there waits, for the reason that the base or
+    /// the dump gave.
+    fn hold_back(&mut self, family: IpFamily, run: &mut Run) {
+        let dump_error = run.failed_dumps.iter().find(|(area, _)| area.family() == family).map(|(_, error)| error);
+        let base_error = run.tally.failures[family].get(&OwnerId::BASE).map(|(error, _)| error);
+        let Some(error) = dump_error.or(base_error).cloned() else { return };
+        for id in &run.touched {
+            if !self.ledger.settled(&self.owners, *id) {
+                run.tally.failures[family].entry(*id).or_insert_with(|| (error.clone(), false));
+            }
+        }
+    }
+}

@@ -1,0 +1,183 @@
+//! Real servers on their way out: weight 0, so that they get no new connections, until those that they have are over.
+//!
+//! An endpoint that is still listed in an EndpointSlice (not ready, or terminating) is waited for without a limit: its pod
+//! lives, and Kubernetes bounds how long it takes to end. When it is listed no more, its pod is gone or about to go, and
+//! [`crate::sync::Options::drain_timeout`] begins. After a restart the kernel tells which real servers were being drained, since
+//! nobody wants them; their time begins anew.
+
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
+
+use crate::kernel::{ItemKey, ItemState, Kernel, RealKey, VirtualKey};
+use crate::sync::clock::Clock;
+use crate::sync::engine::{Engine, Run};
+use crate::sync::owner::OwnerId;
+
+/// How long to wait before looking at connections for the first time. The wait doubles from then on.
+const FIRST_LOOK: Duration = Duration::from_secs(1);
+/// The longest wait between two looks.
+const LONGEST_WAIT: Duration = Duration::from_secs(30);
+
+/// All real servers on their way out, by virtual server.
+#[derive(Debug, Default)]
+pub(crate) struct Drains {
+    servers: BTreeMap<VirtualKey, Draining>,
+}
+
+#[derive(Debug)]
+struct Draining {
+    /// With the moment at which each goes in any case; `None` as long as the endpoint is listed.
+    reals: BTreeMap<RealKey, Option<Instant>>,
+    /// When to look at the connections.
+    next: Instant,
+    /// How long that was waited for.
+    wait: Duration,
+}
+
+impl Drains {
+    /// Real servers on their way out.
+    pub(crate) fn len(&self) -> usize {
+        self.servers.values().map(|draining| draining.reals.len()).sum()
+    }
+
+    /// When to look at connections.
+    pub(crate) fn next(&self) -> Option<Instant> {
+        let deadlines = self.servers.values().flat_map(|draining| draining.reals.values()).flatten().copied();
+        self.servers.values().map(|draining| draining.next).chain(deadlines).min()
+    }
+
+    fn begin(&mut self, real: RealKey, deadline: Option<Instant>, now: Instant) {
+        let next = now + FIRST_LOOK;
+        let new = || Draining { reals: BTreeMap::new(), next, wait: FIRST_LOOK };
+        let draining = self.servers.entry(real.server).or_insert_with(new);
+        (draining.next, draining.wait) = (draining.next.min(next), FIRST_LOOK);
+        draining.reals.insert(real, deadline);
+    }
+
+    fn end(&mut self, real: &RealKey) {
+        if let Some(draining) = self.servers.get_mut(&real.server) {
+            draining.reals.remove(real);
+            if draining.reals.is_empty() {
+                self.servers.remove(&real.server);
+            }
+        }
+    }
+
+    /// Virtual servers to look at now.
+    fn due(&self, now: Instant) -> Vec<VirtualKey> {
+        let over = |draining: &Draining| draining.reals.values().flatten().any(|deadline| *deadline <= now);
+        let due = self.servers.iter().filter(|(_, draining)| draining.next <= now || over(draining));
+        due.map(|(server, _)| *server).collect()
+    }
+
+    fn looked(&mut self, server: &VirtualKey, now: Instant) {
+        if let Some(draining) = self.servers.get_mut(server) {
+            draining.wait = (draining.wait * 2).min(LONGEST_WAIT);
+            draining.next = now + draining.wait;
+        }
+    }
+}
+
+impl<K: Kernel, C: Clock> Engine<K, C> {
+    /// These real servers are wanted by nobody, but may have connections.
+    pub(super) fn begin_drains(&mut self, leaving: &[ItemKey]) {
+        let now = self.clock.now();
+        for key in leaving {
+            let ItemKey::RealServer(real) = key else { continue };
+            let deadline = (!self.is_listed(real)).then(|| now + self.options.drain_timeout);
+            self.ledger.items.want(key, OwnerId::DRAINS, ItemState::Weight(0));
+            self.drains.begin(*real, deadline, now);
+            if let Some(owner) = self.owners.get_mut(OwnerId::DRAINS) {
+                owner.items.push(*key);
+            }
+        }
+    }
+
+    /// What an owner wants has changed: draining real servers of his are in service again, or not listed any more, or go
+    /// together with their virtual server.
+    pub(super) fn update_drains(&mut self, id: OwnerId, run: &mut Run) {
+        if self.drains.servers.is_empty() {
+            return;
+        }
+        let Some(owner) = self.owners.get(id) else { return };
+        let servers: Vec<VirtualKey> = owner
+            .items
+            .iter()
+            .filter_map(|key| if let ItemKey::VirtualServer(server) = key { Some(*server) } else { None })
+            .filter(|server| self.drains.servers.contains_key(server))
+            .collect();
+        let now = self.clock.now();
+        for server in servers {
+            let goes = self.ledger.items.wanted(&ItemKey::VirtualServer(server)).is_none();
+            let Some(draining) = self.drains.servers.get(&server) else { continue };
+            for (real, deadline) in draining.reals.clone() {
+                let key = ItemKey::RealServer(real);
+                if goes || self.ledger.items.in_service(&key) {
+                    self.end_drain(&real);
+                    run.touched.insert(OwnerId::DRAINS);
+                } else if self.is_listed(&real) {
+                    self.drains.begin(real, None, now);
+                } else if deadline.is_none() {
+                    self.drains.begin(real, Some(now + self.options.drain_timeout), now);
+                }
+            }
+        }
+    }
+
+    /// Real servers that a dump found, that nobody wants, and whose virtual server somebody wants, were on their way out when the
+    /// process ended before, or lost their endpoint while there was none.
+    pub(super) fn drain_strays(&mut self) {
+        let Some(strays) = self.owners.get_mut(OwnerId::STRAYS) else { return };
+        let items = &self.ledger.items;
+        let (leaving, rest) = std::mem::take(&mut strays.items).into_iter().partition(|key| items.drains(key));
+        strays.items = rest;
+        self.begin_drains(&leaving);
+    }
+
+    /// Looks at the connections of real servers on their way out, with one dump for each virtual server. Those without any, and
+    /// those whose time is over, are wanted by nobody from now on.
+    pub(super) fn look_at_drains(&mut self, run: &mut Run) {
+        for server in self.drains.due(run.start) {
+            run.touched.insert(OwnerId::DRAINS);
+            match self.kernel.connections(&server) {
+                Ok(found) => {
+                    let found: BTreeMap<_, _> = found.into_iter().collect();
+                    let Some(draining) = self.drains.servers.get(&server) else { continue };
+                    for (real, deadline) in draining.reals.clone() {
+                        let idle = found.get(&real).is_none_or(|it| it.active == 0 && it.inactive == 0);
+                        if !found.contains_key(&real) {
+                            self.ledger.items.learn(&ItemKey::RealServer(real), None);
+                        }
+                        if idle || deadline.is_some_and(|deadline| deadline <= run.start) {
+                            self.end_drain(&real);
+                        }
+                    }
+                }
+                Err(error) => {
+                    tracing::warn!(%server, %error, "cannot look at the connections of leaving endpoints");
+                    let Some(draining) = self.drains.servers.get(&server) else { continue };
+                    for (real, deadline) in draining.reals.clone() {
+                        if deadline.is_some_and(|deadline| deadline <= run.start) {
+                            self.end_drain(&real);
+                        }
+                    }
+                }
+            }
+            self.drains.looked(&server, run.start);
+        }
+    }
+
+    fn end_drain(&mut self, real: &RealKey) {
+        self.drains.end(real);
+        self.ledger.items.unwant(&ItemKey::RealServer(*real), OwnerId::DRAINS);
+    }
+
+    /// Whether the endpoint of a real server still stands in an EndpointSlice.
+    fn is_listed(&self, real: &RealKey) -> bool {
+        let server = ItemKey::VirtualServer(real.server);
+        self.ledger
+            .items
+            .owners(&server)
+            .any(|id| self.owners.get(id).is_some_and(|owner| owner.lingering.contains(real)))
+    }
+}
