@@ -12,11 +12,12 @@ build=(cc=gcc ld=binutils)
 traffic=(iptables=iptables ip=iproute2 conntrack=conntrack ipset=ipset)
 # A kernel with ip_vs, for where this one has none (docs/lab.md).
 lab=(linux.uml=user-mode-linux modprobe=kmod)
+qemu=(qemu-system-x86_64=qemu-system-x86 busybox=busybox-static)
 case $target in
     check | bench) wanted=("${build[@]}") ;;
     test) wanted=("${build[@]}" "${traffic[@]}" "${lab[@]}") ;;
     demo) wanted=("${build[@]}" iptables=iptables ip=iproute2) ;;
-    ci) wanted=("${build[@]}" "${traffic[@]}" "${lab[@]}" make=make) ;;
+    ci) wanted=("${build[@]}" "${traffic[@]}" "${lab[@]}" "${qemu[@]}" make=make) ;;
     *)
         echo "setup.sh: unknown target '$target'" >&2
         exit 2

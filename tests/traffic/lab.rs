@@ -3,7 +3,7 @@
 use std::net::{IpAddr, SocketAddr};
 
 use super::manifest::{Manifests, Service};
-use super::program::{Program, USUAL, Variant, eventually};
+use super::program::{Mode, Program, Setup, USUAL, Variant, eventually};
 use crate::netns::Netns;
 use crate::netns::probe::{Outcome, PATIENCE, Proto, probe};
 use crate::netns::world::{Family, Pod, World, cluster_ip};
@@ -22,17 +22,15 @@ pub(crate) struct Lab {
 
 impl Lab {
     /// Pods serve the target ports of these Services, and the program programs them.
-    pub(crate) fn start(variant: Variant, services: &[Service], more: &[&str]) -> Lab {
+    pub(crate) fn start(setup: impl Into<Setup>, services: &[Service], more: &[&str]) -> Lab {
+        let setup = setup.into();
         let mut world = World::new();
         serve(&mut world, services);
         let manifests = Manifests::new(services);
-        let program = Program::start(
-            &world.node1,
-            variant,
-            &manifests,
-            &[USUAL, &["--iptables-min-sync-period=100ms"], more].concat(),
-        );
-        Lab { world, manifests, program, variant }
+        // IPVS mode has no least interval of its own.
+        let pace: &[&str] = if setup.mode == Mode::Iptables { &["--iptables-min-sync-period=100ms"] } else { &[] };
+        let program = Program::start(&world.node1, setup, &manifests, &[USUAL, pace, more].concat());
+        Lab { world, manifests, program, variant: setup.variant }
     }
 
     /// The pods that answer at an address, out of this many questions from fresh ports.

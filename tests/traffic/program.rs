@@ -1,4 +1,5 @@
 //! The program under test, in the namespace of node1.
+#![allow(dead_code, reason = "every test binary that includes this uses another part of it")]
 
 use std::fmt;
 use std::io::{Read, Write};
@@ -27,6 +28,46 @@ impl fmt::Display for Variant {
     }
 }
 
+/// How the program works on the node.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Mode {
+    /// Rules alone.
+    Iptables,
+    /// The kernel's load balancer, and a few rules.
+    Ipvs,
+}
+
+/// A mode with a kind of iptables. A [`Variant`] alone means iptables mode.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Setup {
+    /// The mode.
+    pub(crate) mode: Mode,
+    /// The kind of iptables.
+    pub(crate) variant: Variant,
+}
+
+impl From<Variant> for Setup {
+    fn from(variant: Variant) -> Setup {
+        Setup { mode: Mode::Iptables, variant }
+    }
+}
+
+impl Setup {
+    /// IPVS mode with the kind of iptables that works here: User-mode Linux has no nf_tables.
+    pub(crate) fn ipvs() -> Setup {
+        let uml = std::env::var_os("PORTOLAN_LAB").is_some_and(|kernel| kernel == "uml");
+        Setup { mode: Mode::Ipvs, variant: if uml { Variant::Legacy } else { Variant::Nft } }
+    }
+
+    fn arguments(self) -> [String; 2] {
+        let mode = match self.mode {
+            Mode::Iptables => "iptables",
+            Mode::Ipvs => "ipvs",
+        };
+        [format!("--mode={mode}"), format!("--iptables-variant={}", self.variant)]
+    }
+}
+
 impl Variant {
     /// Runs one of this variant's iptables programs: `save` or `restore` with its arguments and input.
     pub(crate) fn feed(self, netns: &Netns, tool: &str, operation: &str, args: &[&str], input: &str) -> String {
@@ -49,20 +90,17 @@ pub(crate) const USUAL: &[&str] = &["--cluster-cidr=10.244.0.0/16,fd00:10:244::/
 const PROGRAM: &str = env!("CARGO_BIN_EXE_portolan");
 const METRICS: &str = "127.0.0.1:10249";
 
-fn arguments(variant: Variant, manifests: &Manifests, more: &[&str]) -> Vec<String> {
-    let mut args = vec![
-        format!("--manifests={}", manifests.path().display()),
-        "--mode=iptables".to_owned(),
-        format!("--iptables-variant={variant}"),
-        "--hostname-override=node1".to_owned(),
-    ];
+fn arguments(setup: Setup, manifests: &Manifests, more: &[&str]) -> Vec<String> {
+    let mut args = Vec::from(setup.arguments());
+    args.push(format!("--manifests={}", manifests.path().display()));
+    args.push("--hostname-override=node1".to_owned());
     args.extend(more.iter().map(ToString::to_string));
     args
 }
 
 /// Makes the rules once. Panics unless the program says that it succeeded.
-pub(crate) fn sync_once(node: &Netns, variant: Variant, manifests: &Manifests, more: &[&str]) {
-    let args = arguments(variant, manifests, more);
+pub(crate) fn sync_once(node: &Netns, setup: impl Into<Setup>, manifests: &Manifests, more: &[&str]) {
+    let args = arguments(setup.into(), manifests, more);
     let args: Vec<&str> = [PROGRAM, "sync", "--once"].into_iter().chain(args.iter().map(String::as_str)).collect();
     let output = node.try_exec(&args);
     let text = String::from_utf8_lossy(&output.stderr);
@@ -77,8 +115,8 @@ pub(crate) struct Program {
 
 impl Program {
     /// Starts it and waits until its first sync of both families is done.
-    pub(crate) fn start(node: &Netns, variant: Variant, manifests: &Manifests, more: &[&str]) -> Program {
-        let mut args = arguments(variant, manifests, more);
+    pub(crate) fn start(node: &Netns, setup: impl Into<Setup>, manifests: &Manifests, more: &[&str]) -> Program {
+        let mut args = arguments(setup.into(), manifests, more);
         args.push("--healthz-bind-address=0.0.0.0:10256".to_owned());
         args.push(format!("--metrics-bind-address={METRICS}"));
         let args: Vec<&str> = [PROGRAM].into_iter().chain(args.iter().map(String::as_str)).collect();

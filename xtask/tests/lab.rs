@@ -68,7 +68,7 @@ fn wait_until(what: &str, mut done: impl FnMut() -> bool) {
 /// What a lab could leave behind, as far as it is here now.
 fn traces() -> Vec<String> {
     let home = std::env::var("HOME").unwrap_or_default();
-    let paths = ["/lib/modules", "/run/lab", "/run/uml", "/run/upper", &format!("{home}/.uml")].map(PathBuf::from);
+    let paths = ["/lib/modules", "/run/lab", "/run/guest", "/run/upper", &format!("{home}/.uml")].map(PathBuf::from);
     let mut traces: Vec<String> = paths.iter().filter(|path| path.exists()).map(|path| format!("{path:?}")).collect();
     for (directory, beginning) in [("/lib/modules", ""), ("/tmp", "vm_file"), ("/dev/shm", "vm_file")] {
         let entries = fs::read_dir(directory).into_iter().flatten().flatten();
@@ -167,6 +167,59 @@ fn when_the_time_is_over_everything_ends_with_124() {
     wait_until("no process is left", || processes_with(&mark).is_empty());
 }
 
+#[test]
+fn a_kernel_that_panics_ends_the_lab_at_once_with_125() {
+    let escaped = scratch("panic").join("escaped");
+    // One that ends by itself, and one that only says so and goes on.
+    for (panic, message) in [
+        ("echo c >/proc/sysrq-trigger", "sysrq triggered crash"),
+        ("echo '<0>Kernel panic - not syncing: hung' >/dev/kmsg", "hung"),
+    ] {
+        let script = format!("echo begun; {panic}; sleep 1000; touch '{}'", escaped.display());
+        let Some(output) = uml(&script) else { return };
+        assert_eq!((output.status.code(), text(&output.stdout)), (Some(125), "begun\n".into()));
+        let stderr = stderr_of_command(&output);
+        let sentence = format!("lab: the guest's kernel ended by itself: Kernel panic - not syncing: {message}; ");
+        assert!(stderr.starts_with(&sentence), "{stderr}");
+        assert!(!escaped.exists(), "a process of the guest went on on the host");
+    }
+    fs::remove_dir_all(escaped.parent().unwrap()).unwrap();
+}
+
+/// Packages that cannot be had make this fail: in CI the lab has to have its second kernel.
+#[test]
+fn the_stock_kernel_of_qemu_has_two_processors_and_the_same_manners() {
+    let before = traces();
+    let directory = scratch("qemu");
+    let script = format!(
+        r#"set -e
+           test "$PORTOLAN_LAB" = qemu; test "$(nproc)" = 2; test -e /proc/net/ip_vs; test "$(id -u)" = 0
+           ip link add d0 type dummy; ip link | grep -q 'lo:.*UP'
+           modprobe -a xt_set ip_set_hash_ipportnet ip_set_bitmap_port nf_tables
+           for tool in iptables-nft iptables-legacy ip6tables-nft; do
+               $tool -w -t nat -A POSTROUTING -m comment --comment x -j MASQUERADE --random-fully
+           done
+           touch /etc/portolan-lab /tmp/x; head -c 3000000 /dev/zero >'{}/out'
+           (seq 1 20000 | sed 's/$/\r/' >&2) & seq 1 20000; wait
+           sleep 1000 & exit 3"#,
+        directory.display()
+    );
+    let Some(mut command) = lab(&["--kernel", "qemu"], &script) else { return };
+    let output = command.output().unwrap();
+    let stderr = text(&output.stderr);
+    assert_eq!(output.status.code(), Some(3), "{}", &stderr[..stderr.len().min(2000)]);
+    let numbers: Vec<String> = (1..=20_000).map(|number| number.to_string()).collect();
+    assert!(text(&output.stdout) == numbers.join("\n") + "\n", "{} bytes", output.stdout.len());
+    // Before the command's there are the lab's own lines: what is installed and fetched, and the kernel.
+    let (own, rest) = stderr.split_at(stderr.find("1\r\n").expect("output of the command"));
+    assert!(rest == numbers.join("\r\n") + "\r\n", "{} bytes", rest.len());
+    assert!(own.lines().last().is_some_and(|line| line.starts_with("lab: QEMU without acceleration, Linux ")), "{own}");
+    assert_eq!(fs::read(directory.join("out")).unwrap(), vec![0; 3_000_000]);
+    assert!(!Path::new("/etc/portolan-lab").exists(), "the guest changed a file of the host");
+    assert_eq!(traces(), before);
+    fs::remove_dir_all(directory).unwrap();
+}
+
 /// Starts a lab that would run for long, and comes back when its command has begun.
 fn endless(flags: &[&str], mark: &str) -> Option<Child> {
     use std::io::Read;
@@ -183,7 +236,7 @@ fn a_lab_that_is_killed_leaves_nothing_behind() {
     let before = traces();
     let mark = format!("lab-test-killed-{}", std::process::id());
     for (kernel, signal, number) in
-        [("uml", "-TERM", 15), ("uml", "-KILL", 9), ("host", "-INT", 2), ("host", "-KILL", 9)]
+        [("uml", "-TERM", 15), ("uml", "-KILL", 9), ("qemu", "-KILL", 9), ("host", "-INT", 2), ("host", "-KILL", 9)]
     {
         let Some(mut child) = endless(&["--kernel", kernel], &mark) else { return };
         assert!(processes_with(&mark).len() > 1);
@@ -211,7 +264,7 @@ fn bad_arguments_and_missing_programs_have_statuses_of_their_own() {
     let Some(mut command) = lab(&["--kernel", "vax"], "true") else { return };
     let output = command.output().unwrap();
     assert_eq!(output.status.code(), Some(125));
-    assert_eq!(text(&output.stderr), "lab: --kernel is uml or host, not vax\n");
+    assert_eq!(text(&output.stderr), "lab: --kernel is uml, qemu or host, not vax\n");
 
     let mut command = lab(&["--kernel", "host"], "exec /no/such/program").unwrap();
     assert_eq!(command.output().unwrap().status.code(), Some(127));

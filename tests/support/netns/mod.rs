@@ -7,6 +7,9 @@
 //! Needs the right to make network namespaces and to administrate them: root, or `unshare --user --map-root-user`.
 #![allow(dead_code, reason = "every test binary that includes this uses another part of it")]
 
+pub(crate) mod arp;
+pub(crate) mod flow;
+pub(crate) mod ipvs;
 pub(crate) mod probe;
 mod process;
 pub(crate) mod server;

@@ -42,6 +42,8 @@ pub(crate) enum Outcome {
     },
     /// Connection refused: a reset, or ICMP port unreachable.
     Refused,
+    /// A connection that stood was ended by a reset.
+    Reset,
     /// The kernel would not send it, as happens to the node's own UDP packets that a filter stops.
     NotPermitted,
     /// Silence.
@@ -55,6 +57,7 @@ impl fmt::Display for Outcome {
         match self {
             Outcome::Answered { by, port, source } => write!(f, "{by}:{port} sees {source}"),
             Outcome::Refused => f.write_str("refused"),
+            Outcome::Reset => f.write_str("reset"),
             Outcome::NotPermitted => f.write_str("not permitted"),
             Outcome::TimedOut => f.write_str("silence"),
             Outcome::Failed(error) => f.write_str(error),
@@ -79,9 +82,11 @@ impl Outcome {
         }
     }
 
-    fn from_error(error: &std::io::Error) -> Outcome {
+    /// What an error of a socket means.
+    pub(crate) fn from_error(error: &std::io::Error) -> Outcome {
         match error.kind() {
             ErrorKind::ConnectionRefused => Outcome::Refused,
+            ErrorKind::ConnectionReset | ErrorKind::BrokenPipe => Outcome::Reset,
             ErrorKind::TimedOut | ErrorKind::WouldBlock => Outcome::TimedOut,
             ErrorKind::PermissionDenied => Outcome::NotPermitted,
             _ => Outcome::Failed(error.to_string()),
@@ -149,18 +154,22 @@ pub(crate) fn connect(
     Ok((stream, outcome))
 }
 
-/// Reads one answer from a connection.
+/// Reads one answer from a connection: the server says one line at a time. In few pieces, since a system call can be slow
+/// (docs/lab.md).
 pub(crate) fn read_line(stream: &mut TcpStream, timeout: Duration) -> std::io::Result<Outcome> {
     stream.set_read_timeout(Some(timeout.max(Duration::from_millis(1))))?;
-    let mut text = String::new();
-    let mut byte = [0];
-    while !text.ends_with('\n') {
-        if stream.read(&mut byte)? == 0 {
-            return Ok(Outcome::Failed(format!("connection closed after {text:?}")));
+    let mut text = Vec::new();
+    let mut piece = [0; 128];
+    while !text.ends_with(b"\n") {
+        match stream.read(&mut piece)? {
+            0 => {
+                let text = String::from_utf8_lossy(&text);
+                return Ok(Outcome::Failed(format!("connection closed after {text:?}")));
+            }
+            length => text.extend_from_slice(&piece[..length]),
         }
-        text.push(char::from(byte[0]));
     }
-    Ok(Outcome::from_text(&text))
+    Ok(Outcome::from_text(&String::from_utf8_lossy(&text)))
 }
 
 fn probe_udp(source: Option<SocketAddr>, destination: SocketAddr, timeout: Duration) -> Outcome {

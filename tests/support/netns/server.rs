@@ -11,8 +11,11 @@ use rustix::pipe::{PipeFlags, pipe_with};
 
 use super::Netns;
 
+/// After this the server closes the connection.
+pub(crate) const GOODBYE: &[u8] = b"goodbye\n";
+
 /// Answers on TCP and UDP with the line `<name> <port> <peer address>`: once when a TCP connection begins and again for
-/// every piece of data that arrives on it; once for every UDP datagram. Ends when dropped.
+/// every piece of data that arrives on it, until that is [`GOODBYE`]; once for every UDP datagram. Ends when dropped.
 pub(crate) struct Server {
     stop: Option<OwnedFd>,
     thread: Option<JoinHandle<()>>,
@@ -106,7 +109,8 @@ fn serve(name: &str, sources: Vec<Source>, stop: &OwnedFd) {
                 }
                 Some(Source::Connection(stream, line)) => {
                     let mut buffer = [0; 1024];
-                    matches!(stream.read(&mut buffer), Ok(n) if n > 0) && stream.write_all(line.as_bytes()).is_ok()
+                    matches!(stream.read(&mut buffer), Ok(n) if n > 0 && &buffer[..n] != GOODBYE)
+                        && stream.write_all(line.as_bytes()).is_ok()
                 }
                 None => true,
             };

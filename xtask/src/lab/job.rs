@@ -102,6 +102,11 @@ fn outermost(mut paths: Vec<PathBuf>) -> Vec<PathBuf> {
     outermost
 }
 
+/// [`quoted`], for scripts that are put together as text.
+pub(crate) fn shell_word(word: &OsStr) -> String {
+    String::from_utf8_lossy(&quoted(word)).into_owned()
+}
+
 /// One word of shell that means exactly `word`.
 fn quoted(word: &OsStr) -> Vec<u8> {
     let mut text = vec![b'\''];

@@ -5,10 +5,12 @@
 //! happens to this process, the lab goes with it, and since all mounts are in a mount namespace of their own, nothing is
 //! left behind.
 
+mod guest;
 mod job;
 mod native;
 mod options;
 mod packages;
+mod qemu;
 mod uml;
 
 use std::ffi::OsString;
@@ -66,12 +68,22 @@ fn run_on_kernel(options: &Options) -> Result<Outcome, String> {
     let kernel = match options.kernel {
         Some(kernel) => kernel,
         None if native::has_ip_vs() => KernelChoice::Host,
-        None => KernelChoice::Uml,
+        None => match uml::ensure() {
+            Ok(()) => KernelChoice::Uml,
+            Err(reason) => {
+                eprintln!("lab: no User-mode Linux ({reason}), so QEMU");
+                KernelChoice::Qemu
+            }
+        },
     };
     let job = Job::of_this_process(kernel.name(), &options.command)?;
     let command = match kernel {
         KernelChoice::Host => native::command(&job),
-        KernelChoice::Uml => uml::command(&job, options.memory_mb)?,
+        KernelChoice::Uml => {
+            uml::ensure()?;
+            uml::command(&job, options.memory_mb)?
+        }
+        KernelChoice::Qemu => qemu::command(&job, options.memory_mb)?,
     };
     watch(command, options).map_err(|error| format!("cannot start unshare (of util-linux): {error}"))
 }

@@ -3,7 +3,7 @@
 use std::ffi::OsString;
 use std::time::Duration;
 
-const USAGE: &str = "usage: cargo xtask lab [--kernel uml|host] [--timeout SECONDS] [--memory MB] -- COMMAND...";
+const USAGE: &str = "usage: cargo xtask lab [--kernel uml|qemu|host] [--timeout SECONDS] [--memory MB] -- COMMAND...";
 const DEFAULT_TIMEOUT: Duration = Duration::from_secs(600);
 const DEFAULT_MEMORY_MB: u32 = 2048;
 /// Less and the guest's kernel has no room for its tables.
@@ -16,6 +16,8 @@ pub(crate) enum KernelChoice {
     Host,
     /// User-mode Linux: a guest kernel that is an ordinary program.
     Uml,
+    /// QEMU without acceleration: a stock kernel with two processors, many times slower.
+    Qemu,
 }
 
 impl KernelChoice {
@@ -24,6 +26,7 @@ impl KernelChoice {
         match self {
             KernelChoice::Host => "host",
             KernelChoice::Uml => "uml",
+            KernelChoice::Qemu => "qemu",
         }
     }
 }
@@ -31,7 +34,7 @@ impl KernelChoice {
 /// What was asked for.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Options {
-    /// `None`: the host's kernel if it has `ip_vs`, else User-mode Linux.
+    /// `None`: the host's kernel if it has `ip_vs`, else User-mode Linux, or QEMU where that cannot be had.
     pub(crate) kernel: Option<KernelChoice>,
     /// From the start of the lab, boot included.
     pub(crate) timeout: Duration,
@@ -75,7 +78,8 @@ fn kernel(value: &str) -> Result<KernelChoice, String> {
     match value {
         "host" => Ok(KernelChoice::Host),
         "uml" => Ok(KernelChoice::Uml),
-        _ => Err(format!("--kernel is uml or host, not {value}")),
+        "qemu" => Ok(KernelChoice::Qemu),
+        _ => Err(format!("--kernel is uml, qemu or host, not {value}")),
     }
 }
 
