@@ -80,7 +80,7 @@ pub(super) fn kernel(settings: &Settings, prepare: Prepare) -> anyhow::Result<(L
         match settings.mode {
             ProxyMode::Iptables => prepare_iptables(&kernel, &mut facts)?,
             ProxyMode::Ipvs => {
-                prepare_ipvs(&kernel, settings, families).context("IPVS mode cannot work on this node")?
+                prepare_ipvs(&kernel, settings, families).context("IPVS mode cannot work on this node")?;
             }
         }
     }
