@@ -2,11 +2,12 @@
 
 use std::net::IpAddr;
 
+use portolan::kernel::census::Census;
 use portolan::kernel::{
     Claims, Connections, Fingerprint, Flow, FlowQuery, ItemClaims, ItemDump, Kernel, KernelError, Op, RealKey,
     TableDump, TableId, VirtualKey,
 };
-use portolan::net::IpFamily;
+use portolan::net::{IpFamily, PerFamily};
 
 /// Counts what it is asked.
 #[derive(Debug, Default)]
@@ -22,6 +23,10 @@ impl Kernel for NullKernel {
 
     fn items(&mut self, _: IpFamily, _: &ItemClaims) -> Result<ItemDump, KernelError> {
         Ok(ItemDump::default())
+    }
+
+    fn census(&mut self, _: PerFamily<bool>) -> Option<Census> {
+        None
     }
 
     fn connections(&mut self, _: &VirtualKey) -> Result<Vec<(RealKey, Connections)>, KernelError> {

@@ -9,6 +9,7 @@ mod items;
 use std::collections::{BTreeMap, HashSet};
 use std::net::IpAddr;
 
+use crate::kernel::census::Census;
 use crate::kernel::chain::DigestBuilder;
 use crate::kernel::{
     ChainClass, ChainKey, ChainName, Claims, Connections, ErrorKind, Fingerprint, Flow, FlowQuery, FoundChain,
@@ -331,6 +332,10 @@ impl Kernel for FakeKernel {
 
     fn items(&mut self, family: IpFamily, _: &ItemClaims) -> Result<ItemDump, KernelError> {
         Ok(self.items.dump(family))
+    }
+
+    fn census(&mut self, families: PerFamily<bool>) -> Option<Census> {
+        Some(self.items.census(families))
     }
 
     fn connections(&mut self, server: &VirtualKey) -> Result<Vec<(RealKey, Connections)>, KernelError> {

@@ -2,11 +2,12 @@
 
 use std::net::IpAddr;
 
+use crate::kernel::census::Census;
 use crate::kernel::{
     Claims, Connections, ErrorKind, Fingerprint, Flow, FlowQuery, ItemClaims, ItemDump, Kernel, KernelError, Op,
     RealKey, TableDump, TableId, VirtualKey,
 };
-use crate::net::IpFamily;
+use crate::net::{IpFamily, PerFamily};
 
 /// Which request fails, and how.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -74,6 +75,10 @@ impl<K: Kernel> Kernel for FaultyKernel<K> {
             return Err(error);
         }
         self.inner.items(family, claims)
+    }
+
+    fn census(&mut self, families: PerFamily<bool>) -> Option<Census> {
+        self.inner.census(families)
     }
 
     fn connections(&mut self, server: &VirtualKey) -> Result<Vec<(RealKey, Connections)>, KernelError> {
@@ -152,6 +157,10 @@ impl<K: Kernel> Kernel for RecordingKernel<K> {
 
     fn items(&mut self, family: IpFamily, claims: &ItemClaims) -> Result<ItemDump, KernelError> {
         self.inner.items(family, claims)
+    }
+
+    fn census(&mut self, families: PerFamily<bool>) -> Option<Census> {
+        self.inner.census(families)
     }
 
     fn connections(&mut self, server: &VirtualKey) -> Result<Vec<(RealKey, Connections)>, KernelError> {

@@ -3,6 +3,7 @@
 //! Operations are data ([`Op`]); the trait [`Kernel`] is the one narrow door to the real thing, a fake, a faulty one
 //! or a recorder.
 
+pub mod census;
 pub mod chain;
 pub mod fake;
 pub mod fault;
@@ -15,7 +16,7 @@ pub mod set;
 mod state;
 pub mod trace;
 
-use crate::net::IpFamily;
+use crate::net::{IpFamily, PerFamily};
 
 pub use chain::{ChainBody, ChainKey, ChainName, ChainNameError, Digest, DigestBuilder, Table, TableId};
 pub use flow::{Flow, FlowQuery};
@@ -49,6 +50,9 @@ pub trait Kernel {
 
     /// Reads all items of one family.
     fn items(&mut self, family: IpFamily, claims: &ItemClaims) -> Result<ItemDump, KernelError>;
+
+    /// A picture of the items of these families by which a change is noticed; `None`: it can't be had.
+    fn census(&mut self, families: PerFamily<bool>) -> Option<census::Census>;
 
     /// The real servers of a virtual server with their connections; empty if there is no such virtual server.
     fn connections(&mut self, server: &VirtualKey) -> Result<Vec<(RealKey, Connections)>, KernelError>;

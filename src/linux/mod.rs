@@ -25,6 +25,7 @@ use std::ffi::OsString;
 use std::net::IpAddr;
 use std::time::Duration;
 
+use crate::kernel::census::Census;
 use crate::kernel::{
     Claims, Connections, ErrorKind, Fingerprint, Flow, FlowQuery, ItemClaims, ItemDump, Kernel, KernelError, Op,
     RealKey, TableDump, TableId, VirtualKey,
@@ -173,6 +174,10 @@ impl Kernel for LinuxKernel {
         let found = items::dump(family, claims, NETLINK_TIMEOUT)?;
         self.leftovers |= found.leftovers;
         Ok(found.dump)
+    }
+
+    fn census(&mut self, families: PerFamily<bool>) -> Option<Census> {
+        items::census(families, NETLINK_TIMEOUT)
     }
 
     fn connections(&mut self, server: &VirtualKey) -> Result<Vec<(RealKey, Connections)>, KernelError> {

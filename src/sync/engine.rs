@@ -277,8 +277,8 @@ impl<K: Kernel, C: Clock> Engine<K, C> {
             failed_dumps: Vec::new(),
             touched: BTreeSet::new(),
         };
-        let items = self.serves_items && self.work.items_due.is_none_or(|due| due <= start);
-        self.dump(self.areas(Suspicion { tables: full, items: full || items }), &mut run);
+        let items = full || self.items_have_changed(start);
+        self.dump(self.areas(Suspicion { tables: full, items }), &mut run);
         run
     }
 

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 
+use crate::kernel::census::Census;
 use crate::kernel::{ItemClaims, ItemDump, ItemKey, ItemKind, ItemState, Op, SetKey, SetKind, VirtualKey};
 use crate::net::{IpFamily, Protocol};
 use crate::sync::owner::{Owner, OwnerId, Owners};
@@ -23,8 +24,8 @@ impl State for ItemState {
 pub(crate) struct Items {
     tracked: Tracked<ItemKey, ItemState>,
     claims: ItemClaims,
-    /// Elements known to exist, by set.
-    elements: HashMap<SetKey, u32>,
+    /// The picture of what is known to exist.
+    census: Census,
     /// Items known to exist, by family (IPv4 for the link) and kind.
     counts: BTreeMap<(IpFamily, ItemKind), u64>,
 }
@@ -132,6 +133,11 @@ impl Items {
         unsettled.flat_map(|(key, _, _)| self.tracked.owners(key))
     }
 
+    /// Whether a picture of the kernel shows what is known.
+    pub(crate) fn agrees(&self, census: &Census) -> bool {
+        self.census == *census
+    }
+
     /// Items known to exist, by family and kind.
     pub(crate) fn counts(&self) -> &BTreeMap<(IpFamily, ItemKind), u64> {
         &self.counts
@@ -155,12 +161,14 @@ impl Items {
 
     /// The kernel is now known to hold this.
     pub(crate) fn learn(&mut self, key: &ItemKey, known: Option<ItemState>) {
-        let before = self.tracked.learn(key, known).is_some();
+        let before = self.tracked.learn(key, known);
         let count = self.counts.entry((key.family().unwrap_or(IpFamily::V4), key.kind())).or_default();
-        *count = (*count + u64::from(known.is_some())).saturating_sub(u64::from(before));
-        if let ItemKey::Element(set, _) = key {
-            let count = self.elements.entry(*set).or_default();
-            *count = (*count + u32::from(known.is_some())).saturating_sub(u32::from(before));
+        *count = (*count + u64::from(known.is_some())).saturating_sub(u64::from(before.is_some()));
+        if let Some(state) = before {
+            self.census.remove(key, &state);
+        }
+        if let Some(state) = known {
+            self.census.add(key, &state);
         }
     }
 
@@ -282,7 +290,7 @@ impl ItemPlan {
             if let Some(ItemKey::Element(set, _)) = key_of(&owned.op)
                 && set.name.kind() != SetKind::Port
             {
-                let before = || items.elements.get(set).copied().unwrap_or(0);
+                let before = || items.census.elements(set);
                 *needed.entry(*set).or_insert_with(before) += 1;
             }
         }

@@ -46,6 +46,16 @@ impl<K: Kernel, C: Clock> Engine<K, C> {
         }
     }
 
+    /// Whether it is time to look at the items and they are other than known, as far as that can be told without reading them.
+    pub(super) fn items_have_changed(&mut self, now: Instant) -> bool {
+        if !self.serves_items || self.work.items_due.is_some_and(|due| due > now) {
+            return false;
+        }
+        self.work.items_due = Some(now + self.options.check_interval);
+        let census = self.kernel.census(self.context.families);
+        census.is_none_or(|census| !self.ledger.items.agrees(&census))
+    }
+
     /// After a sync: from now on, any other fingerprint is not our doing. A foreign change in the middle of a sync is left to
     /// the next audit.
     pub(super) fn remember_rules(&mut self, run: &Run) {

@@ -2,13 +2,14 @@
 
 use std::collections::BTreeSet;
 
+use portolan::kernel::census::Census;
 use portolan::kernel::fake::FakeKernel;
 use portolan::kernel::fault::Fault;
 use portolan::kernel::{
     Claims, Connections, ErrorKind, Fingerprint, Flow, FlowQuery, ItemClaims, ItemDump, Kernel, KernelError, Op,
     RealKey, TableDump, TableId, VirtualKey,
 };
-use portolan::net::IpFamily;
+use portolan::net::{IpFamily, PerFamily};
 use portolan::sync::Options;
 
 use crate::cluster::{World, local_external, udp, udp_slice};
@@ -160,6 +161,10 @@ impl Kernel for Picky {
         self.inner.items(family, claims)
     }
 
+    fn census(&mut self, families: PerFamily<bool>) -> Option<Census> {
+        self.inner.census(families)
+    }
+
     fn connections(&mut self, server: &VirtualKey) -> Result<Vec<(RealKey, Connections)>, KernelError> {
         self.inner.connections(server)
     }
@@ -265,6 +270,10 @@ impl Kernel for Hung {
 
     fn items(&mut self, family: IpFamily, claims: &ItemClaims) -> Result<ItemDump, KernelError> {
         self.inner.items(family, claims)
+    }
+
+    fn census(&mut self, families: PerFamily<bool>) -> Option<Census> {
+        self.inner.census(families)
     }
 
     fn connections(&mut self, server: &VirtualKey) -> Result<Vec<(RealKey, Connections)>, KernelError> {

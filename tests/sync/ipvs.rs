@@ -6,13 +6,14 @@ use std::time::Duration;
 
 use portolan::compile::NodeContext;
 use portolan::ipvs::{IpvsBackend, IpvsSettings};
+use portolan::kernel::census::Census;
 use portolan::kernel::fake::FakeKernel;
 use portolan::kernel::item::Registry;
 use portolan::kernel::{
     Claims, Connections, ErrorKind, Fingerprint, Flow, FlowQuery, ItemClaims, ItemDump, ItemKey, ItemState, Kernel,
     KernelError, Op, RealKey, SetKey, SetName, TableDump, TableId, VirtualKey, VirtualServer,
 };
-use portolan::net::{IpFamily, Protocol};
+use portolan::net::{IpFamily, PerFamily, Protocol};
 use portolan::sync::{Engine, Options, SyncReport};
 
 use crate::cluster::{World, local_external, port};
@@ -81,6 +82,10 @@ impl Kernel for Watched {
 
     fn items(&mut self, family: IpFamily, claims: &ItemClaims) -> Result<ItemDump, KernelError> {
         self.inner.items(family, claims)
+    }
+
+    fn census(&mut self, families: PerFamily<bool>) -> Option<Census> {
+        self.inner.census(families)
     }
 
     fn connections(&mut self, server: &VirtualKey) -> Result<Vec<(RealKey, Connections)>, KernelError> {

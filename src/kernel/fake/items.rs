@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 
+use crate::kernel::census::Census;
 use crate::kernel::item::Registry;
 use crate::kernel::{
     Connections, Element, ErrorKind, ItemDump, ItemKey, ItemState, KernelError, Op, RealKey, SetKey, SetKind,
@@ -146,6 +147,14 @@ impl FakeItems {
             }
         }
         sizes.get(set).copied().unwrap_or(0)
+    }
+
+    /// The picture of these families.
+    pub(super) fn census(&self, families: PerFamily<bool>) -> Census {
+        let mut census = Census::default();
+        let own = self.all.iter().filter(|(key, _)| key.family().is_none_or(|family| families[family]));
+        own.for_each(|(key, state)| census.add(key, state));
+        census
     }
 
     /// What exists in a family, sorted into ours and others'.

@@ -3,6 +3,7 @@
 //! Operations are sent in their order, neighbours of one netlink protocol together: thousands in one datagram. The kernel
 //! carries them out one by one, so each has its own result.
 
+mod census;
 mod interface;
 mod servers;
 mod sets;
@@ -16,6 +17,7 @@ use crate::kernel::{
 use crate::net::{IpFamily, Protocol};
 use crate::netlink::{NetlinkError, errno};
 
+pub(super) use census::census;
 pub(super) use interface::find as find_dummy;
 pub(super) use servers::{Balancer, missing_scheduler};
 pub(super) use sets::remove_leftovers;

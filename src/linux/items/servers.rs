@@ -19,7 +19,7 @@ const ONE_PIECE: usize = 8;
 const ATTEMPTS: usize = 6;
 /// The weight that is reported for a real server to which packets do not get by translation: never a wanted one, so that the
 /// real server is written anew.
-const FOREIGN_WEIGHT: u32 = u32::MAX;
+pub(super) const FOREIGN_WEIGHT: u32 = u32::MAX;
 
 /// The kernel's load balancer, as it is reached.
 pub(in crate::linux) struct Balancer {

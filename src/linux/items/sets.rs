@@ -73,6 +73,14 @@ pub(super) fn read(family: IpFamily, serving: bool, timeout: Duration) -> Result
     Ok(found)
 }
 
+/// The sizes of our sets of both families; `None` if the kernel does not tell them.
+pub(super) fn sizes(timeout: Duration) -> Option<Vec<(SetKey, u32)>> {
+    let mut connection = Connection::open(NETFILTER, timeout).ok()?;
+    let headers = list(&mut connection, &ipset::list_headers()).ok()?;
+    let ours = headers.iter().filter_map(|header| Some((SetKey::of_name(&header.set.name)?, header.size)));
+    ours.map(|(key, size)| Some((key, size?))).collect()
+}
+
 fn may_be_loaded() -> bool {
     Path::new("/sys/module/ip_set").exists() || !Path::new("/sys/module").exists()
 }
