@@ -60,15 +60,8 @@ pub(super) fn engine_options(settings: &Settings, variant: Variant) -> Options {
         full_interval: settings.full_sync_period,
         check_interval: settings.sync_period,
         longest_retry: settings.sync_period,
+        drain_timeout: settings.ipvs.drain_timeout,
         ..Options::default()
-    }
-}
-
-/// How long connections of endpoints that are gone may go on. iptables mode leaves nothing that could drain.
-pub(super) fn drain_timeout(settings: &Settings) -> Duration {
-    match settings.mode {
-        ProxyMode::Iptables => Duration::ZERO,
-        ProxyMode::Ipvs => settings.ipvs.drain_timeout,
     }
 }
 
@@ -191,11 +184,5 @@ mod tests {
         assert_eq!(found.scheduler.as_str(), "mh");
         assert_eq!(found.vips, Vips::Routes { service_cidrs: vec!["10.96.0.0/12".parse().unwrap()] });
         assert_eq!(ipvs_settings(&Settings::default()), IpvsSettings::default());
-    }
-
-    #[test]
-    fn connections_drain_in_ipvs_mode_only() {
-        assert_eq!(drain_timeout(&settings(ProxyMode::Ipvs)), Duration::from_secs(60));
-        assert_eq!(drain_timeout(&settings(ProxyMode::Iptables)), Duration::ZERO);
     }
 }

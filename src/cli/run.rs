@@ -13,7 +13,7 @@ use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender};
 use crate::cli::context::Facts;
 use crate::cli::intake::Intake;
 use crate::cli::observer::Announcer;
-use crate::cli::once::{drain_timeout, engine, engine_options};
+use crate::cli::once::{engine, engine_options};
 use crate::cli::start::{self, Prepare};
 use crate::config::{self, Flags, ProxyMode, Settings};
 use crate::health::{HealthState, Listen, Pages, Probe, Servers, ServiceHealth};
@@ -36,7 +36,7 @@ pub(super) fn run(flags: &Flags) -> anyhow::Result<()> {
     let (kernel, facts) = start::kernel(&settings, Prepare::Yes)?;
     tracing::info!(version = env!("CARGO_PKG_VERSION"), mode = %settings.mode, node = %facts.node_name, "portolan");
     if settings.mode == ProxyMode::Ipvs {
-        let (scheduler, drain) = (settings.ipvs.scheduler.as_str(), drain_timeout(&settings));
+        let (scheduler, drain) = (settings.ipvs.scheduler.as_str(), settings.ipvs.drain_timeout);
         tracing::info!(scheduler, drain_timeout_ms = drain.as_millis(), "IPVS");
     }
     config::advice(&settings, facts.families).iter().for_each(|remark| tracing::warn!("{remark}"));

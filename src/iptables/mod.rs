@@ -16,7 +16,7 @@ use crate::kernel::rule::{Not, Target};
 use crate::kernel::{ChainKey, ChainName, Rule, RuleKey};
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
 /// A rule that does nothing but carry a comment, to be completed.
 pub(crate) fn commented(comment: impl Into<String>) -> Rule {

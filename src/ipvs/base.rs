@@ -11,8 +11,8 @@ use crate::iptables::base::{LOCALHOST_V4, forward_accept_rules, mark_masq_rules,
 use crate::iptables::claims::Mode;
 use crate::iptables::names::*;
 use crate::iptables::{commented, from_pods, jump};
-use crate::ipvs::IpvsSettings;
 use crate::ipvs::names::comment;
+use crate::ipvs::{IpvsSettings, Vips};
 use crate::kernel::rule::{ConntrackStates, Not, SetMatch, Sides, Target};
 use crate::kernel::{ChainBody, ChainKey, ChainName, ItemKey, ItemState, Rule, SetKey, SetKind, SetName, Table};
 use crate::net::{IpFamily, Protocol};
@@ -24,6 +24,9 @@ const SERVICE_SETS: [SetName; 4] =
 /// What exists without any Service, in every family that is on.
 pub(super) fn base(settings: &IpvsSettings, node: &NodeContext) -> Fragment {
     let mut out = Fragment::default();
+    if settings.vips == Vips::Addresses {
+        out.items.push((ItemKey::Link, ItemState::Present));
+    }
     for family in IpFamily::ALL.into_iter().filter(|family| node.families[*family]) {
         let base = Base { family, node, settings };
         for name in SetName::ALL {

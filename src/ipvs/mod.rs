@@ -85,3 +85,6 @@ impl Backend for IpvsBackend {
         Claims { items: Some(items), ..Mode::Ipvs.removable() }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -19,18 +19,12 @@ pub fn render_text<'a>(family: IpFamily, fragments: impl IntoIterator<Item = &'a
     let own = fragments.iter().flat_map(|fragment| &fragment.items).filter(|(key, _)| key.family() == Some(family));
     // Two Services may ask for the same; of two states the first one counts.
     let mut items = BTreeMap::new();
-    own.for_each(|(key, state)| {
-        items.entry(*key).or_insert(*state);
-    });
+    for (key, state) in own {
+        items.entry(place(key)).or_insert((key, state));
+    }
     let mut parts = [String::new(), String::new(), String::new()];
-    for (key, state) in &items {
-        let [sets, servers, addresses] = &mut parts;
-        let out = match key {
-            ItemKey::Set(_) | ItemKey::Element(..) => sets,
-            ItemKey::VirtualServer(_) | ItemKey::RealServer(_) => servers,
-            ItemKey::Address(_) | ItemKey::Route(_) | ItemKey::Link => addresses,
-        };
-        write_item(key, state, out);
+    for ((part, ..), (key, state)) in items {
+        write_item(key, state, &mut parts[part as usize]);
     }
     let [sets, servers, addresses] = parts;
     let restore = match family {
@@ -42,6 +36,24 @@ pub fn render_text<'a>(family: IpFamily, fragments: impl IntoIterator<Item = &'a
         "# {family}: ipset restore\n{sets}# {family}: {restore} --noflush\n{rules}# {family}: ipvsadm -R\n{servers}\
          # {family}: addresses\n{addresses}"
     )
+}
+
+/// The parts of the text that consist of items.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Part {
+    Sets,
+    Servers,
+    Addresses,
+}
+
+/// Where an item is written: all sets before their elements, but a virtual server right before its real servers.
+fn place(key: &ItemKey) -> (Part, Option<VirtualKey>, ItemKey) {
+    match key {
+        ItemKey::Set(_) | ItemKey::Element(..) => (Part::Sets, None, *key),
+        ItemKey::VirtualServer(server) => (Part::Servers, Some(*server), *key),
+        ItemKey::RealServer(real) => (Part::Servers, Some(real.server), *key),
+        ItemKey::Address(_) | ItemKey::Route(_) | ItemKey::Link => (Part::Addresses, None, *key),
+    }
 }
 
 fn write_item(key: &ItemKey, state: &ItemState, out: &mut String) {

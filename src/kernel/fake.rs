@@ -107,9 +107,6 @@ impl FakeKernel {
                 Op::ReplaceChain(chain, _) | Op::RewriteChain(chain, _) => {
                     draft.changed.insert(chain.name, Some(Vec::new()));
                 }
-                Op::DeleteChain(chain) if draft.exists(&chain.name) => {
-                    draft.changed.insert(chain.name, Some(Vec::new()));
-                }
                 Op::DeleteChain(_)
                 | Op::CreateChain(_)
                 | Op::InsertRule(..)
@@ -122,7 +119,20 @@ impl FakeKernel {
         }
         let mut ordered = ops.to_vec();
         ordered.sort_by_key(|(_, op)| step(op));
-        let failed = ordered.iter().find_map(|(at, op)| Some((*at, draft.run(op).err()?)));
+        let (removals, first): (Vec<_>, Vec<_>) =
+            ordered.into_iter().partition(|(_, op)| matches!(op, Op::DeleteChain(_)));
+        let mut failed = first.iter().find_map(|(at, op)| Some((*at, draft.run(op).err()?)));
+        // All are emptied before the first is removed, as they may jump to each other.
+        for (_, op) in removals.iter().filter(|_| failed.is_none()) {
+            if let Op::DeleteChain(chain) = op
+                && draft.exists(&chain.name)
+            {
+                draft.changed.insert(chain.name, Some(Vec::new()));
+            }
+        }
+        if failed.is_none() {
+            failed = removals.iter().find_map(|(at, op)| Some((*at, draft.run(op).err()?)));
+        }
         match failed {
             None => {
                 for (name, rules) in draft.changed {
@@ -193,7 +203,7 @@ impl Draft<'_> {
         Ok(())
     }
 
-    /// Carries out one operation. Chains to be written or removed have been emptied beforehand.
+    /// Carries out one operation. A chain to be written or removed has been emptied beforehand.
     fn run(&mut self, op: &Op) -> Result<(), KernelError> {
         match op {
             Op::CreateChain(chain) if self.exists(&chain.name) => fail(op, ErrorKind::Exists, "chain exists".into()),
@@ -379,7 +389,7 @@ impl Kernel for FakeKernel {
             let in_use = |name: &str| {
                 tables.values().flat_map(Chains::values).flatten().any(|spec| sets(spec).any(|set| set == name))
             };
-            results[at] = self.items.apply(op, in_use);
+            results[at] = self.items.apply(op, in_use, &self.addresses);
         }
         self.transactions += families.len() as u64;
         results

@@ -9,7 +9,7 @@ use rustix::net::{AddressFamily, RawProtocol, SocketFlags, SocketType};
 use crate::kernel::item::{DUMMY_LINK, Scheduler};
 use crate::kernel::{ErrorKind, KernelError};
 use crate::linux::items::{Balancer, find_dummy, missing_scheduler};
-use crate::linux::sysctl;
+use crate::linux::{Variant, sysctl};
 use crate::net::{IpFamily, PerFamily};
 use crate::netlink::ipset::{self, SetType};
 use crate::netlink::ipvs::{Service, ServiceKey, Timeouts, Virtual};
@@ -25,8 +25,21 @@ const GET_MATCH_REVISION: i32 = 66;
 const GET_MATCH_REVISION_6: i32 = 68;
 /// The length of a name in `struct xt_get_revision`, behind which comes one byte.
 const MATCH_NAME: usize = 29;
-/// The revision of the match `set` that has been there since Linux 2.6.39.
-const SET_MATCH_REVISION: u8 = 1;
+/// The match `set`, in the revision that has been there since Linux 2.6.39.
+const SET_MATCH: (&str, u8) = ("set", 1);
+/// The match `ipvs`.
+const IPVS_MATCH: (&str, u8) = ("ipvs", 0);
+
+/// What IPVS mode is to be run with, as far as the kernel has to have it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Needs {
+    /// The families that are served.
+    pub families: PerFamily<bool>,
+    /// How load is balanced.
+    pub scheduler: Scheduler,
+    /// The addresses of Services become addresses of the dummy link. With local routes there is no link.
+    pub dummy_link: bool,
+}
 
 /// How the kernel is to be set up.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -43,16 +56,20 @@ pub struct Preparation {
     pub run_estimation: Option<bool>,
 }
 
-/// Checks what IPVS mode needs in these families. Modules are loaded by asking for what they have, where the kernel can do that;
-/// nothing else stays. The error has one sentence for each need that is not met.
-pub fn requirements(families: PerFamily<bool>, scheduler: &Scheduler, timeout: Duration) -> Result<(), KernelError> {
-    let wanted: Vec<IpFamily> = IpFamily::ALL.into_iter().filter(|family| families[*family]).collect();
+/// Checks what IPVS mode needs. Modules are loaded by asking for what they have, where the kernel can do that; nothing else stays.
+/// The error has one sentence for each need that is not met.
+pub fn requirements(variant: Variant, needs: &Needs, timeout: Duration) -> Result<(), KernelError> {
+    let wanted: Vec<IpFamily> = IpFamily::ALL.into_iter().filter(|family| needs.families[*family]).collect();
     let mut unmet = Vec::new();
-    check_balancer(&wanted, scheduler, timeout, &mut unmet)?;
+    // This loads `ip_vs` on kernels before 5.12, too, which do not load it when they are asked for its family.
+    let _ = wanted.first().map(|family| has_match(variant, *family, IPVS_MATCH, timeout));
+    check_balancer(&wanted, &needs.scheduler, timeout, &mut unmet)?;
     check_sets(&wanted, timeout, &mut unmet)?;
-    check_dummy(timeout, &mut unmet)?;
+    if needs.dummy_link {
+        check_dummy(timeout, &mut unmet)?;
+    }
     for family in wanted {
-        if set_match(family, timeout) == Some(false) {
+        if has_match(variant, family, SET_MATCH, timeout) == Some(false) {
             unmet.push(format!("{family} rules cannot look into sets: load the module xt_set"));
         }
     }
@@ -198,26 +215,24 @@ fn check_dummy(timeout: Duration, unmet: &mut Vec<String>) -> Result<(), KernelE
     }
 }
 
-/// Whether rules can look into sets; `None` if that cannot be told without a rule. Both kinds of tables are asked, as iptables does
-/// itself; being asked, the kernel loads the module.
-fn set_match(family: IpFamily, timeout: Duration) -> Option<bool> {
-    match legacy_set_match(family) {
-        Some(known) => Some(known),
-        None => {
-            let request = nftables::get_match(family, "set", SET_MATCH_REVISION);
-            let asked = Connection::open(NETFILTER, timeout)
-                .and_then(|mut connection| connection.request(&request, |_| Ok(())));
-            match asked {
-                Ok(()) => Some(true),
-                Err(NetlinkError::Refused { errno: errno::ENOENT, .. }) => Some(false),
-                Err(_) => None,
-            }
-        }
+/// Whether rules can have a match of this name and revision; `None` if that cannot be told without a rule. It is asked as iptables itself
+/// asks; being asked, the kernel loads the module.
+pub fn has_match(variant: Variant, family: IpFamily, (name, revision): (&str, u8), timeout: Duration) -> Option<bool> {
+    if variant == Variant::Legacy {
+        return legacy_has_match(family, name, revision);
+    }
+    let request = nftables::get_match(family, name, revision);
+    let asked =
+        Connection::open(NETFILTER, timeout).and_then(|mut connection| connection.request(&request, |_| Ok(())));
+    match asked {
+        Ok(()) => Some(true),
+        Err(NetlinkError::Refused { errno: errno::ENOENT, .. }) => Some(false),
+        Err(_) => None,
     }
 }
 
-/// The same by the kernel's older tables; `None` where there are none.
-fn legacy_set_match(family: IpFamily) -> Option<bool> {
+/// The same of the kernel's older tables; `None` where there are none.
+fn legacy_has_match(family: IpFamily, name: &str, revision: u8) -> Option<bool> {
     let (family, level, option) = match family {
         IpFamily::V4 => (AddressFamily::INET, libc::IPPROTO_IP, GET_MATCH_REVISION),
         IpFamily::V6 => (AddressFamily::INET6, libc::IPPROTO_IPV6, GET_MATCH_REVISION_6),
@@ -226,8 +241,8 @@ fn legacy_set_match(family: IpFamily) -> Option<bool> {
     let raw = rustix::net::Protocol::from_raw(protocol);
     let socket = rustix::net::socket_with(family, SocketType::RAW, SocketFlags::CLOEXEC, Some(raw)).ok()?;
     let mut question = [0_u8; MATCH_NAME + 1];
-    question[..3].copy_from_slice(b"set");
-    question[MATCH_NAME] = SET_MATCH_REVISION;
+    question.get_mut(..name.len())?.copy_from_slice(name.as_bytes());
+    question[MATCH_NAME] = revision;
     let mut length = libc::socklen_t::try_from(question.len()).ok()?;
     // SAFETY: the kernel reads and writes at most `length` bytes of the buffer, which has that many, and the length that it wrote
     // to `length`; both live until the call returns, and the socket is open.

@@ -25,7 +25,6 @@ use std::ffi::OsString;
 use std::net::IpAddr;
 use std::time::Duration;
 
-use crate::kernel::item::Scheduler;
 use crate::kernel::{
     Claims, Connections, ErrorKind, Fingerprint, Flow, FlowQuery, ItemClaims, ItemDump, Kernel, KernelError, Op,
     RealKey, TableDump, TableId, VirtualKey,
@@ -145,9 +144,9 @@ impl LinuxKernel {
         counters::read(name, NETLINK_TIMEOUT).map(|counter| counter.packets)
     }
 
-    /// Checks what IPVS mode needs of the kernel in these families: see [`ipvs::requirements`].
-    pub fn ipvs_requirements(&self, families: PerFamily<bool>, scheduler: &Scheduler) -> Result<(), KernelError> {
-        ipvs::requirements(families, scheduler, NETLINK_TIMEOUT)
+    /// Checks what IPVS mode needs of the kernel: see [`ipvs::requirements`].
+    pub fn ipvs_requirements(&self, needs: &ipvs::Needs) -> Result<(), KernelError> {
+        ipvs::requirements(self.tools.variant(), needs, NETLINK_TIMEOUT)
     }
 
     /// Sets the kernel up for IPVS mode: see [`ipvs::prepare`].

@@ -33,6 +33,7 @@ const DUMP_ATTEMPTS: usize = 5;
 /// A socket of one netlink protocol.
 pub struct Connection {
     socket: Socket,
+    protocol: isize,
     sequence: u32,
     buffer: Vec<u8>,
 }
@@ -56,7 +57,7 @@ impl Connection {
             sockopt::set_socket_timeout(socket.as_fd(), direction, Some(timeout))
                 .map_err(|error| NetlinkError::Socket { errno: error.raw_os_error() })?;
         }
-        Ok(Connection { socket, sequence: 0, buffer: Vec::with_capacity(READ_BUFFER) })
+        Ok(Connection { socket, protocol, sequence: 0, buffer: Vec::with_capacity(READ_BUFFER) })
     }
 
     /// Subscribes to a multicast group.
@@ -122,12 +123,17 @@ impl Connection {
             Err(error) => return vec![Err(error); requests.len()],
         };
         let first = last.wrapping_sub(requests.len() as u32).wrapping_add(1);
-        let mut complete = false;
+        let netfilter = self.protocol == NETFILTER;
+        let (mut complete, mut dropped) = (false, None);
         let mut visit = |message: &Message<'_>| {
             let at = message.sequence.wrapping_sub(first) as usize;
             if let (Reply::End(result), Some(slot)) = (message.reply()?, refused.get_mut(at)) {
+                // Who is not permitted gets one answer from netfilter, whatever else is in the datagram.
+                if netfilter && matches!(result, Err(NetlinkError::Refused { errno: errno::EPERM, .. })) {
+                    dropped = result.clone().err();
+                }
                 *slot = result.err();
-                complete |= message.sequence == last;
+                complete |= message.sequence == last || dropped.is_some();
             }
             Ok(complete)
         };
@@ -143,6 +149,7 @@ impl Connection {
             self.drain(|message| visit(message).map(|_| ()));
         }
         // What is known about a request stands; of the others nobody knows.
+        let failure = failure.or(dropped);
         refused.into_iter().map(|error| error.or_else(|| failure.clone()).map_or(Ok(()), Err)).collect()
     }
 

@@ -27,6 +27,7 @@ impl<K: Kernel, C: Clock> Engine<K, C> {
         if std::mem::take(&mut self.work.base) {
             let fragment = self.backend.base(&self.context);
             self.plan(OwnerId::BASE, fragment, &mut plans, run);
+            self.plan_items(OwnerId::BASE, &mut plans);
             let later = PerFamily::from_fn(|family| match hands_over[family] {
                 true => plans.families[family].split_off_visible(&self.ledger),
                 false => Plan::default(),
@@ -47,18 +48,27 @@ impl<K: Kernel, C: Clock> Engine<K, C> {
                 }
             }
         }
-        self.drain_strays();
+        for id in run.touched.clone() {
+            self.update_drains(id);
+        }
         run.touched.insert(OwnerId::DRAINS);
         for id in run.touched.clone() {
             if let Some(owner) = self.owners.get(id) {
                 plan_owner(&mut plans, &self.ledger, id, owner, Vec::new());
             }
+            self.plan_items(id, &mut plans);
         }
         self.commit(plans, &quarantined, hands_over, run);
         for family in IpFamily::ALL {
             if !self.may_write(family, run) {
                 self.hold_back(family, run);
             }
+        }
+    }
+
+    fn plan_items(&self, id: OwnerId, plans: &mut Plans) {
+        if let Some(owner) = self.owners.get(id) {
+            plans.items.add_owner(&self.ledger.items, id, owner);
         }
     }
 
@@ -123,8 +133,7 @@ impl<K: Kernel, C: Clock> Engine<K, C> {
         let start = self.clock.now();
         // What the base wants decides which host chains count as found.
         let base = self.backend.base(&self.context);
-        let (_, leaving) = self.ledger.set_wanted(&mut self.owners, OwnerId::BASE, base);
-        self.begin_drains(&leaving);
+        self.ledger.set_wanted(&mut self.owners, OwnerId::BASE, base);
         let (claims, removable) = (self.backend.claims(), self.backend.removable());
         for area in areas {
             let drift = match area {

@@ -79,23 +79,14 @@ impl Drains {
 }
 
 impl<K: Kernel, C: Clock> Engine<K, C> {
-    /// These real servers are wanted by nobody, but may have connections.
-    pub(super) fn begin_drains(&mut self, leaving: &[ItemKey]) {
-        let now = self.clock.now();
-        for key in leaving {
-            let ItemKey::RealServer(real) = key else { continue };
-            let deadline = (!self.is_listed(real)).then(|| now + self.options.drain_timeout);
-            self.ledger.items.want(key, OwnerId::DRAINS, ItemState::Weight(0));
-            self.drains.begin(*real, deadline, now);
-            if let Some(owner) = self.owners.get_mut(OwnerId::DRAINS) {
-                owner.items.push(*key);
-            }
+    /// What an owner wants, or what was found to be nobody's, has changed: real servers that are wanted no longer begin to drain,
+    /// unless their virtual server goes as well; draining ones are in service again, or listed no more, or go together with
+    /// their virtual server. To be called when everybody has said what he wants.
+    pub(super) fn update_drains(&mut self, id: OwnerId) {
+        if id == OwnerId::DRAINS {
+            return;
         }
-    }
-
-    /// What an owner wants has changed: draining real servers of his are in service again, or not listed any more, or go
-    /// together with their virtual server.
-    pub(super) fn update_drains(&mut self, id: OwnerId, run: &mut Run) {
+        self.begin_drains(id);
         if self.drains.servers.is_empty() {
             return;
         }
@@ -111,27 +102,40 @@ impl<K: Kernel, C: Clock> Engine<K, C> {
             let goes = self.ledger.items.wanted(&ItemKey::VirtualServer(server)).is_none();
             let Some(draining) = self.drains.servers.get(&server) else { continue };
             for (real, deadline) in draining.reals.clone() {
-                let key = ItemKey::RealServer(real);
-                if goes || self.ledger.items.in_service(&key) {
+                let listed = self.is_listed(&real);
+                if goes || self.ledger.items.in_service(&ItemKey::RealServer(real)) {
                     self.end_drain(&real);
-                    run.touched.insert(OwnerId::DRAINS);
-                } else if self.is_listed(&real) {
+                } else if listed && deadline.is_some() {
                     self.drains.begin(real, None, now);
-                } else if deadline.is_none() {
+                } else if !listed && deadline.is_none() {
                     self.drains.begin(real, Some(now + self.options.drain_timeout), now);
                 }
             }
         }
     }
 
-    /// Real servers that a dump found, that nobody wants, and whose virtual server somebody wants, were on their way out when the
-    /// process ended before, or lost their endpoint while there was none.
-    pub(super) fn drain_strays(&mut self) {
-        let Some(strays) = self.owners.get_mut(OwnerId::STRAYS) else { return };
+    /// Real servers in an owner's list that nobody wants, and whose virtual server somebody wants, get no new connections from now
+    /// on. Those of [`OwnerId::STRAYS`] were on their way out when the process ended before, or lost their endpoint while there
+    /// was none.
+    fn begin_drains(&mut self, id: OwnerId) {
         let items = &self.ledger.items;
-        let (leaving, rest) = std::mem::take(&mut strays.items).into_iter().partition(|key| items.drains(key));
-        strays.items = rest;
-        self.begin_drains(&leaving);
+        let Some(owner) = self.owners.get_mut(id) else { return };
+        if !owner.items.iter().any(|key| items.drains(key)) {
+            return;
+        }
+        let (leaving, rest): (Vec<ItemKey>, _) =
+            std::mem::take(&mut owner.items).into_iter().partition(|key| items.drains(key));
+        owner.items = rest;
+        let now = self.clock.now();
+        for key in leaving {
+            let ItemKey::RealServer(real) = key else { continue };
+            let deadline = (!self.is_listed(&real)).then(|| now + self.options.drain_timeout);
+            self.ledger.items.want(&key, OwnerId::DRAINS, ItemState::Weight(0));
+            self.drains.begin(real, deadline, now);
+            if let Some(owner) = self.owners.get_mut(OwnerId::DRAINS) {
+                owner.items.push(key);
+            }
+        }
     }
 
     /// Looks at the connections of real servers on their way out, with one dump for each virtual server. Those without any, and

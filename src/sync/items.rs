@@ -35,37 +35,25 @@ impl Items {
         Items { claims, ..Items::default() }
     }
 
-    /// Makes these everything that the owner wants. Returns the real servers that he wants no longer and that have to
-    /// be drained first.
-    pub(crate) fn set_wanted(
-        &mut self,
-        id: OwnerId,
-        owner: &mut Owner,
-        items: Vec<(ItemKey, ItemState)>,
-    ) -> Vec<ItemKey> {
+    /// Makes these everything that the owner wants.
+    pub(crate) fn set_wanted(&mut self, id: OwnerId, owner: &mut Owner, items: Vec<(ItemKey, ItemState)>) {
         let old = std::mem::take(&mut owner.items);
         for (key, state) in items {
             self.tracked.want(&key, id, state);
             owner.items.push(key);
         }
         if old.is_empty() {
-            return Vec::new();
+            return;
         }
         let kept: HashSet<&ItemKey> = owner.items.iter().collect();
         let left: Vec<ItemKey> = old.into_iter().filter(|key| !kept.contains(key)).collect();
-        let mut draining = Vec::new();
         for key in left {
             self.tracked.unwant(&key, id);
-            if self.forget_excluded(&key) || !self.tracked.contains(&key) {
-                continue;
-            }
-            owner.items.push(key);
-            if self.drains(&key) {
-                draining.push(key);
+            if !self.forget_excluded(&key) && self.tracked.contains(&key) {
+                owner.items.push(key);
             }
         }
         owner.items.shrink_to_fit();
-        draining
     }
 
     /// Whether an item is a real server that nobody wants and whose connections have to end before it can go. Datagrams have

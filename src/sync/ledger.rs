@@ -5,7 +5,7 @@ use std::num::NonZeroU64;
 
 use crate::backend::Fragment;
 use crate::kernel::{
-    ChainBody, ChainKey, Claims, Digest, FoundChain, ItemKey, Op, Placement, RuleKey, Table, TableDump, TableId,
+    ChainBody, ChainKey, Claims, Digest, FoundChain, Op, Placement, RuleKey, Table, TableDump, TableId,
 };
 use crate::net::IpFamily;
 use crate::sync::TableRules;
@@ -76,17 +76,16 @@ impl Ledger {
     }
 
     /// Makes the fragment everything that the owner wants. Content of private chains that has to be written is
-    /// returned; content that the kernel holds already is dropped. Also returned: real servers that he wants no longer, but that
-    /// may have connections.
+    /// returned; content that the kernel holds already is dropped.
     pub(crate) fn set_wanted(
         &mut self,
         owners: &mut Owners,
         id: OwnerId,
         fragment: Fragment,
-    ) -> (Vec<(ChainKey, ChainBody)>, Vec<ItemKey>) {
-        let Some(owner) = owners.get_mut(id) else { return Default::default() };
+    ) -> Vec<(ChainKey, ChainBody)> {
+        let Some(owner) = owners.get_mut(id) else { return Vec::new() };
         owner.lingering = fragment.lingering;
-        let leaving = self.items.set_wanted(id, owner, fragment.items);
+        self.items.set_wanted(id, owner, fragment.items);
         let old_chains = std::mem::take(&mut owner.chains);
         let old_rules = std::mem::take(&mut owner.rules);
         let mut bodies = Vec::new();
@@ -123,7 +122,7 @@ impl Ledger {
         }
         owner.chains.shrink_to_fit();
         owner.rules.shrink_to_fit();
-        (bodies, leaving)
+        bodies
     }
 
     /// Takes out of an owner's lists what he neither wants nor has to remove any more.

@@ -50,11 +50,10 @@ impl<K: Kernel, C: Clock> Engine<K, C> {
         fragment
     }
 
-    /// Makes a fragment what the owner wants, and plans what that takes.
+    /// Makes a fragment what the owner wants, and plans what that takes in chains and rules. Items are planned when everybody
+    /// has said what he wants: one may leave what another one takes.
     pub(super) fn plan(&mut self, id: OwnerId, fragment: Fragment, plans: &mut Plans, run: &mut Run) {
-        let (bodies, leaving) = self.ledger.set_wanted(&mut self.owners, id, fragment);
-        self.begin_drains(&leaving);
-        self.update_drains(id, run);
+        let bodies = self.ledger.set_wanted(&mut self.owners, id, fragment);
         run.touched.insert(id);
         if let Some(owner) = self.owners.get(id) {
             plan_owner(plans, &self.ledger, id, owner, bodies);

@@ -67,7 +67,7 @@ pub(crate) struct Plans {
     pub(crate) items: ItemPlan,
 }
 
-/// Adds what is pending for one owner to the plans. `bodies` holds the content of all his private chains that have to be
+/// Adds what is pending for one owner in chains and rules to the plans. `bodies` holds the content of all his private chains that have to be
 /// written.
 pub(crate) fn plan_owner(
     plans: &mut Plans,
@@ -104,7 +104,6 @@ pub(crate) fn plan_owner(
             plan.inserts.push((id, rule.clone(), wanted.placement));
         }
     }
-    plans.items.add_owner(&ledger.items, id, owner);
 }
 
 /// What one round of programming gathers.

@@ -13,7 +13,7 @@ use portolan::sync::clock::Clock;
 use portolan::sync::{Options, SyncKind, TrafficPolicyLabel};
 
 use crate::cluster::{World, local_external, service_name, udp, udp_slice};
-use crate::rig::{Rig, fake, faulty, from_scratch, operations};
+use crate::rig::{Mode, Rig, Text, fake, faulty_in, from_scratch, operations};
 
 fn web() -> World {
     World::default().service("web", 1, |_| {}).slice("web", "a", &["10.244.0.2", "10.244.1.2"], |_| {})
@@ -164,11 +164,20 @@ fn the_audit_comes_on_its_period() {
 
 #[test]
 fn a_trigger_time_is_reported_when_the_kernel_has_the_change_and_not_before() {
-    let mut rig = faulty(Default::default(), Fault::Operation(usize::MAX, ErrorKind::Transient), Options::default());
+    let mut rig = faulty_in(
+        Mode::Iptables,
+        Default::default(),
+        Fault::Operation(usize::MAX, ErrorKind::Transient),
+        Options::default(),
+    );
     rig.apply(World::default().service("web", 1, |_| {}).initial());
     rig.settle();
-    let mut rig =
-        faulty(rig.engine.kernel().inner.clone(), Fault::Operation(0, ErrorKind::Transient), Options::default());
+    let mut rig = faulty_in(
+        Mode::Iptables,
+        rig.engine.kernel().inner.clone(),
+        Fault::Operation(0, ErrorKind::Transient),
+        Options::default(),
+    );
     let at = rig.clock.wall() + Duration::from_secs(1);
     rig.clock.advance(Duration::from_secs(3));
     rig.apply(World::default().service("web", 1, |_| {}).initial());
@@ -205,7 +214,8 @@ fn ports_without_local_endpoints_are_counted() {
 
 #[test]
 fn a_health_check_port_is_offered_once_its_service_is_programmed() {
-    let mut rig = faulty(Default::default(), Fault::Operation(0, ErrorKind::Transient), Options::default());
+    let mut rig =
+        faulty_in(Mode::Iptables, Default::default(), Fault::Operation(0, ErrorKind::Transient), Options::default());
     let world =
         World::default().service("web", 1, local_external).slice("web", "a", &["10.244.0.2", "10.244.1.2"], |_| {});
     rig.apply(world.initial());
@@ -252,7 +262,7 @@ fn a_failed_sync_does_not_lose_a_pending_clean_up_of_flows() {
         let mut first = fake();
         first.apply(dns(&["10.244.0.2"]).initial());
         first.sync();
-        let mut rig = faulty(first.engine.kernel().clone(), fault, Options::default());
+        let mut rig = faulty_in(Mode::Iptables, first.engine.kernel().clone(), fault, Options::default());
         rig.apply(dns(&["10.244.0.2"]).initial());
         rig.sync();
         rig.engine.kernel_mut().inner.flows = vec![flow("10.244.0.2:53")];
@@ -276,7 +286,8 @@ fn a_failed_sync_does_not_lose_a_pending_clean_up_of_flows() {
 
 #[test]
 fn services_wait_while_the_base_fails_and_follow_it() {
-    let mut rig = faulty(Default::default(), Fault::Operation(0, ErrorKind::Denied), Options::default());
+    let mut rig =
+        faulty_in(Mode::Iptables, Default::default(), Fault::Operation(0, ErrorKind::Denied), Options::default());
     rig.apply(web().initial());
     let report = rig.sync();
     assert!(report.failed.iter().any(|failed| failed.service.is_none()));
@@ -421,7 +432,7 @@ fn a_health_check_port_comes_and_goes_with_the_type_of_the_service() {
 #[test]
 fn one_service_that_the_kernel_refuses_does_not_make_the_node_unhealthy() {
     let fault = Fault::Operation(0, ErrorKind::Transient);
-    let mut rig = faulty(Default::default(), fault, Options::default());
+    let mut rig = faulty_in(Mode::Iptables, Default::default(), fault, Options::default());
     rig.apply(web().initial());
     assert!(!rig.sync().healthy(), "nothing could be programmed");
     assert!(rig.settle().healthy());

@@ -1,7 +1,6 @@
 //! Each operation, dump and reading of flows failing in turn, with each kind of error: the kernel always ends up as wanted.
 
 use std::collections::BTreeSet;
-use std::sync::LazyLock;
 
 use portolan::kernel::fake::FakeKernel;
 use portolan::kernel::fault::Fault;
@@ -13,7 +12,7 @@ use portolan::net::IpFamily;
 use portolan::sync::Options;
 
 use crate::cluster::{World, local_external, udp, udp_slice};
-use crate::rig::{Rig, fake, faulty, from_scratch, on};
+use crate::rig::{Mode, Rig, Text, fake, fake_in, faulty_in, from_scratch, from_scratch_in, on};
 
 fn before() -> World {
     World::default()
@@ -36,65 +35,79 @@ fn after() -> World {
         .slice("dns", "a", &["10.244.0.6"], udp_slice)
 }
 
-/// Goes from one cluster to the other on a kernel with one fault in the way. Returns whether the fault struck.
-fn converges(fault: Fault, options: Options) -> bool {
-    static BEFORE: LazyLock<FakeKernel> = LazyLock::new(|| {
-        let mut first = fake();
-        first.apply(before().initial());
-        assert!(first.sync().success());
-        first.engine.kernel().clone()
-    });
-    static WANTED: LazyLock<String> = LazyLock::new(|| from_scratch(&after()));
-    let kernel = BEFORE.clone();
-
-    // As a change that comes to a running engine. Its first sync is not to be hit: it reads four tables, and writes nothing.
-    let mut running = faulty(kernel.clone(), fault, options);
-    running.apply(before().initial());
-    running.settle();
-    running.apply(before().changes_to(&after()));
-    running.settle();
-    assert_eq!(running.text(), *WANTED, "{fault:?}");
-
-    // As the first sync of a restarted engine.
-    let mut restarted = faulty(kernel, fault, options);
-    restarted.apply(after().initial());
-    restarted.settle();
-    assert_eq!(restarted.text(), *WANTED, "{fault:?} after a restart");
-
-    // As the first sync on a node that has nothing.
-    let mut fresh = faulty(FakeKernel::default(), fault, options);
-    fresh.apply(after().initial());
-    fresh.settle();
-    assert_eq!(fresh.text(), *WANTED, "{fault:?} on a fresh node");
-    [running, restarted, fresh].iter().any(|rig| rig.engine.kernel().struck())
+/// A kernel that holds the first cluster, and the text of the second one.
+struct Ground {
+    mode: Mode,
+    before: FakeKernel,
+    wanted: String,
 }
 
-fn every_position_until_none_is_hit(fault_at: impl Fn(usize) -> Fault, options: Options) -> usize {
-    (0..10_000).take_while(|at| converges(fault_at(*at), options)).count()
+impl Ground {
+    fn of(mode: Mode) -> Ground {
+        let mut first = fake_in(mode);
+        first.apply(before().initial());
+        assert!(first.sync().success());
+        Ground { mode, before: first.engine.kernel().clone(), wanted: from_scratch_in(mode, &after()) }
+    }
+
+    /// Goes from one cluster to the other on a kernel with one fault in the way. Returns whether the fault struck.
+    fn converges(&self, fault: Fault, options: Options) -> bool {
+        let Ground { mode, before: kernel, wanted } = self;
+        // As a change that comes to a running engine. Its first sync is not to be hit: it reads, and writes nothing.
+        let mut running = faulty_in(*mode, kernel.clone(), fault, options);
+        running.apply(before().initial());
+        running.settle();
+        running.apply(before().changes_to(&after()));
+        running.settle();
+        assert_eq!(running.text(), *wanted, "{mode:?} {fault:?}");
+
+        // As the first sync of a restarted engine.
+        let mut restarted = faulty_in(*mode, kernel.clone(), fault, options);
+        restarted.apply(after().initial());
+        restarted.settle();
+        assert_eq!(restarted.text(), *wanted, "{mode:?} {fault:?} after a restart");
+
+        // As the first sync on a node that has nothing.
+        let mut fresh = faulty_in(*mode, FakeKernel::default(), fault, options);
+        fresh.apply(after().initial());
+        fresh.settle();
+        assert_eq!(fresh.text(), *wanted, "{mode:?} {fault:?} on a fresh node");
+        [running, restarted, fresh].iter().any(|rig| rig.engine.kernel().struck())
+    }
+
+    fn every_position_until_none_is_hit(&self, fault_at: impl Fn(usize) -> Fault, options: Options) -> usize {
+        (0..10_000).take_while(|at| self.converges(fault_at(*at), options)).count()
+    }
 }
 
 #[test]
 fn every_operation_failing_with_every_kind_of_error_converges() {
-    for kind in ErrorKind::ALL {
-        let struck = every_position_until_none_is_hit(|at| Fault::Operation(at, kind), Options::default());
-        assert!(struck >= 70, "{kind:?}: only {struck} operations were hit");
+    for ground in Mode::BOTH.map(Ground::of) {
+        for kind in ErrorKind::ALL {
+            let struck = ground.every_position_until_none_is_hit(|at| Fault::Operation(at, kind), Options::default());
+            assert!(struck >= 70, "{:?} {kind:?}: only {struck} operations were hit", ground.mode);
+        }
     }
 }
 
 #[test]
 fn every_operation_failing_converges_with_tiny_transactions_too() {
     let options = Options { operations_per_transaction: 2, ..Options::default() };
-    for kind in [ErrorKind::Rejected, ErrorKind::Aborted, ErrorKind::Unknown, ErrorKind::Transient] {
-        let struck = every_position_until_none_is_hit(|at| Fault::Operation(at, kind), options);
-        assert!(struck >= 70, "{kind:?}: only {struck} operations were hit");
+    for ground in Mode::BOTH.map(Ground::of) {
+        for kind in [ErrorKind::Rejected, ErrorKind::Aborted, ErrorKind::Unknown, ErrorKind::Transient] {
+            let struck = ground.every_position_until_none_is_hit(|at| Fault::Operation(at, kind), options);
+            assert!(struck >= 70, "{:?} {kind:?}: only {struck} operations were hit", ground.mode);
+        }
     }
 }
 
 #[test]
 fn every_dump_failing_with_every_kind_of_error_converges() {
-    for kind in ErrorKind::ALL {
-        let struck = every_position_until_none_is_hit(|at| Fault::Dump(at, kind), Options::default());
-        assert!(struck >= 4, "{kind:?}: only {struck} dumps were hit");
+    for (ground, dumps) in Mode::BOTH.map(Ground::of).iter().zip([4, 6]) {
+        for kind in ErrorKind::ALL {
+            let struck = ground.every_position_until_none_is_hit(|at| Fault::Dump(at, kind), Options::default());
+            assert!(struck >= dumps, "{:?} {kind:?}: only {struck} dumps were hit", ground.mode);
+        }
     }
 }
 
@@ -105,15 +118,17 @@ fn every_operation_of_a_large_first_fill_failing_converges() {
         let name = format!("s{at}");
         world.service(&name, at, |service| service.cluster_ip_v6 = None).slice(&name, "a", &["10.244.0.2"], |_| {})
     });
-    let wanted = from_scratch(&world);
-    for limit in [usize::MAX, 100] {
-        for kind in [ErrorKind::Rejected, ErrorKind::Aborted, ErrorKind::Unknown, ErrorKind::Transient] {
-            for at in (0..400).step_by(37) {
-                let options = Options { operations_per_transaction: limit, ..Options::default() };
-                let mut rig = faulty(FakeKernel::default(), Fault::Operation(at, kind), options);
-                rig.apply(world.initial());
-                rig.settle();
-                assert!(rig.text() == wanted, "{kind:?} at {at} with limit {limit}");
+    for mode in Mode::BOTH {
+        let wanted = from_scratch_in(mode, &world);
+        for limit in [usize::MAX, 100] {
+            for kind in [ErrorKind::Rejected, ErrorKind::Aborted, ErrorKind::Unknown, ErrorKind::Transient] {
+                for at in (0..400).step_by(37) {
+                    let options = Options { operations_per_transaction: limit, ..Options::default() };
+                    let mut rig = faulty_in(mode, FakeKernel::default(), Fault::Operation(at, kind), options);
+                    rig.apply(world.initial());
+                    rig.settle();
+                    assert!(rig.text() == wanted, "{mode:?}: {kind:?} at {at} with limit {limit}");
+                }
             }
         }
     }

@@ -3,7 +3,9 @@
 mod behaviour;
 #[path = "../support/cluster.rs"]
 mod cluster;
+mod drains;
 mod faults;
+mod ipvs;
 mod rig;
 mod runner;
 mod sequences;

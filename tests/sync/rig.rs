@@ -5,6 +5,7 @@ use std::time::Duration;
 use portolan::backend::Backend;
 use portolan::compile::{LocalDetector, NodeContext};
 use portolan::iptables::IptablesBackend;
+use portolan::ipvs::IpvsBackend;
 use portolan::kernel::Kernel;
 use portolan::kernel::fake::FakeKernel;
 use portolan::kernel::fault::{Fault, FaultyKernel};
@@ -19,24 +20,67 @@ pub(crate) fn context() -> NodeContext {
     context
 }
 
+/// How the engine serves.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Mode {
+    Iptables,
+    Ipvs,
+}
+
+impl Mode {
+    pub(crate) const BOTH: [Mode; 2] = [Mode::Iptables, Mode::Ipvs];
+
+    pub(crate) fn backend(self) -> Box<dyn Backend> {
+        match self {
+            Mode::Iptables => Box::new(IptablesBackend),
+            Mode::Ipvs => Box::new(IpvsBackend::default()),
+        }
+    }
+
+    /// What the node has to know: the addresses on which node ports are served are those of virtual servers.
+    pub(crate) fn context(self) -> NodeContext {
+        let mut context = context();
+        if self == Mode::Ipvs {
+            context.node_addresses.v4 = vec!["192.168.0.1".parse().unwrap(), "192.168.0.2".parse().unwrap()];
+            context.node_addresses.v6 = vec!["fd00:192::1".parse().unwrap()];
+            context.localhost_node_ports = false;
+        }
+        context
+    }
+}
+
 pub(crate) struct Rig<K> {
     pub engine: Engine<K, TestClock>,
     pub clock: TestClock,
+    pub mode: Mode,
 }
 
 pub(crate) fn fake() -> Rig<FakeKernel> {
-    on(FakeKernel::default(), Options::default())
+    fake_in(Mode::Iptables)
 }
 
-pub(crate) fn faulty(kernel: FakeKernel, fault: Fault, options: Options) -> Rig<FaultyKernel<FakeKernel>> {
-    on(FaultyKernel::new(kernel, fault), options)
+pub(crate) fn fake_in(mode: Mode) -> Rig<FakeKernel> {
+    on_in(mode, FakeKernel::default(), Options::default())
+}
+
+pub(crate) fn faulty_in(
+    mode: Mode,
+    kernel: FakeKernel,
+    fault: Fault,
+    options: Options,
+) -> Rig<FaultyKernel<FakeKernel>> {
+    on_in(mode, FaultyKernel::new(kernel, fault), options)
 }
 
 pub(crate) fn on<K: Kernel>(kernel: K, options: Options) -> Rig<K> {
+    on_in(Mode::Iptables, kernel, options)
+}
+
+pub(crate) fn on_in<K: Kernel>(mode: Mode, kernel: K, options: Options) -> Rig<K> {
     let clock = TestClock::default();
-    let context_of = Box::new(|_: &_, _: &_| context());
-    let engine = Engine::new(kernel, clock.clone(), Box::new(IptablesBackend), context_of, options);
-    Rig { engine, clock }
+    let context_of = Box::new(move |_: &_, _: &_| mode.context());
+    let engine = Engine::new(kernel, clock.clone(), mode.backend(), context_of, options);
+    Rig { engine, clock, mode }
 }
 
 impl<K: Kernel> Rig<K> {
@@ -52,32 +96,57 @@ impl<K: Kernel> Rig<K> {
     pub(crate) fn settle(&mut self) -> SyncReport {
         for _ in 0..100 {
             let report = self.sync();
-            if report.success() {
+            if report.success() && report.draining == 0 {
                 return report;
             }
             self.clock.advance(Duration::from_secs(31));
         }
         panic!("does not converge: {:?}", self.sync().failed);
     }
-}
 
-impl Rig<FakeKernel> {
-    pub(crate) fn text(&self) -> String {
-        self.engine.kernel().canonical_text(&IptablesBackend.claims())
+    /// Syncs until real servers without connections are gone, which have to be looked at once.
+    pub(crate) fn sync_and_drain(&mut self) -> SyncReport {
+        let report = self.sync();
+        if report.draining > 0 {
+            self.clock.advance(Duration::from_secs(1));
+            let again = self.sync();
+            assert_eq!(
+                again.draining, 0,
+                "no connection is waited for: {:?} {:?}",
+                report.operations, again.operations
+            );
+        }
+        report
     }
 }
 
-impl Rig<FaultyKernel<FakeKernel>> {
-    pub(crate) fn text(&self) -> String {
-        self.engine.kernel().inner.canonical_text(&IptablesBackend.claims())
+/// Everything that a kernel holds, in one text.
+pub(crate) trait Text {
+    fn text(&self) -> String;
+}
+
+impl Text for Rig<FakeKernel> {
+    fn text(&self) -> String {
+        self.engine.kernel().canonical_text(&self.mode.backend().claims())
+    }
+}
+
+impl Text for Rig<FaultyKernel<FakeKernel>> {
+    fn text(&self) -> String {
+        self.engine.kernel().inner.canonical_text(&self.mode.backend().claims())
     }
 }
 
 /// What a kernel holds after a first sync of this cluster.
 pub(crate) fn from_scratch(world: &crate::cluster::World) -> String {
-    let mut rig = fake();
+    from_scratch_in(Mode::Iptables, world)
+}
+
+pub(crate) fn from_scratch_in(mode: Mode, world: &crate::cluster::World) -> String {
+    let mut rig = fake_in(mode);
     rig.apply(world.initial());
-    assert!(rig.sync().success());
+    let report = rig.sync();
+    assert!(report.success(), "{:?}", report.failed);
     rig.text()
 }
 

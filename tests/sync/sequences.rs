@@ -5,7 +5,7 @@ use portolan::model::{Conditions, Hints, TrafficPolicy};
 use portolan::net::Protocol;
 
 use crate::cluster::{World, local_external, number, port, udp, udp_slice};
-use crate::rig::{fake, from_scratch, operations};
+use crate::rig::{Mode, Text, fake_in, from_scratch_in, on_in, operations};
 
 fn two(world: World) -> World {
     world.slice("web", "a", &["10.244.0.2", "10.244.1.2"], |_| {})
@@ -149,8 +149,8 @@ pub(crate) fn states() -> Vec<(&'static str, World)> {
 }
 
 /// Runs a path of clusters with a sync after each, in one of several ways, and checks the end.
-fn run(path: &[&World], one_change_at_a_time: bool) -> String {
-    let mut rig = fake();
+fn run(mode: Mode, path: &[&World], one_change_at_a_time: bool) -> String {
+    let mut rig = fake_in(mode);
     let mut now = World::default();
     rig.apply(now.initial());
     for world in path {
@@ -160,7 +160,7 @@ fn run(path: &[&World], one_change_at_a_time: bool) -> String {
                 assert!(rig.sync().success());
             }
         }
-        assert!(rig.sync().success());
+        assert!(rig.sync_and_drain().success());
         now = (*world).clone();
     }
     let text = rig.text();
@@ -176,10 +176,12 @@ fn run(path: &[&World], one_change_at_a_time: bool) -> String {
 #[test]
 fn from_any_state_to_any_other() {
     let states = states();
-    let wanted: Vec<String> = states.iter().map(|(_, world)| from_scratch(world)).collect();
-    for (from, first) in &states {
-        for ((to, second), wanted) in states.iter().zip(&wanted) {
-            assert!(run(&[first, second], false) == *wanted, "from {from:?} to {to:?}");
+    for mode in Mode::BOTH {
+        let wanted: Vec<String> = states.iter().map(|(_, world)| from_scratch_in(mode, world)).collect();
+        for (from, first) in &states {
+            for ((to, second), wanted) in states.iter().zip(&wanted) {
+                assert!(run(mode, &[first, second], false) == *wanted, "{mode:?}: from {from:?} to {to:?}");
+            }
         }
     }
 }
@@ -190,55 +192,75 @@ fn through_all_states_forward_backward_and_change_by_change() {
     let mut worlds: Vec<&World> = states.iter().map(|(_, world)| world).collect();
     for _ in 0..2 {
         let last = worlds[worlds.len() - 1];
-        assert_eq!(run(&worlds, false), from_scratch(last));
-        assert_eq!(run(&worlds, true), from_scratch(last));
-        let empty = World::default();
-        let with_empties: Vec<&World> = worlds.iter().flat_map(|world| [&empty, *world]).collect();
-        assert_eq!(run(&with_empties, false), from_scratch(last));
+        for mode in Mode::BOTH {
+            let wanted = from_scratch_in(mode, last);
+            assert_eq!(run(mode, &worlds, false), wanted);
+            assert_eq!(run(mode, &worlds, true), wanted);
+            let empty = World::default();
+            let with_empties: Vec<&World> = worlds.iter().flat_map(|world| [&empty, *world]).collect();
+            assert_eq!(run(mode, &with_empties, false), wanted);
+        }
         worlds.reverse();
     }
 }
 
 #[test]
 fn all_states_at_once_give_the_last_one() {
-    let states = states();
-    let mut rig = fake();
-    let mut now = World::default();
-    rig.apply(now.initial());
-    for (_, world) in &states {
-        rig.apply(now.changes_to(world));
-        now = world.clone();
+    for mode in Mode::BOTH {
+        let mut rig = fake_in(mode);
+        let mut now = World::default();
+        rig.apply(now.initial());
+        for (_, world) in &states() {
+            rig.apply(now.changes_to(world));
+            now = world.clone();
+        }
+        assert!(rig.sync().success());
+        assert_eq!(rig.text(), from_scratch_in(mode, &now));
     }
-    assert!(rig.sync().success());
-    assert_eq!(rig.text(), from_scratch(&now));
 }
 
 #[test]
 fn a_restart_in_any_state_adopts_it_without_writing() {
-    for (name, world) in states() {
-        let mut first = fake();
-        first.apply(world.initial());
-        assert!(first.sync().success());
-        let mut second = crate::rig::on(first.engine.kernel().clone(), Default::default());
-        second.apply(world.initial());
-        let report = second.sync();
-        assert!(report.success());
-        assert_eq!(operations(&report), [], "restart in state {name:?}");
+    for mode in Mode::BOTH {
+        for (name, world) in states() {
+            let mut first = fake_in(mode);
+            first.apply(world.initial());
+            assert!(first.sync().success());
+            let mut second = on_in(mode, first.engine.kernel().clone(), Default::default());
+            second.apply(world.initial());
+            let report = second.sync();
+            assert!(report.success());
+            assert_eq!(operations(&report), [], "{mode:?}: restart in state {name:?}");
+        }
     }
 }
 
+pub(crate) fn without_kubelets(text: &str) -> String {
+    let kubelets = |line: &&str| line.contains("KUBE-FIREWALL") || line.contains("block incoming localnet");
+    text.lines().filter(|line| !kubelets(line)).collect::<Vec<_>>().join("\n")
+}
+
 #[test]
-fn a_restart_in_any_state_with_another_cluster_removes_what_is_stale() {
+fn a_restart_in_any_state_with_another_cluster_or_mode_removes_what_is_stale() {
     let states = states();
-    for (from, first) in &states {
-        let mut before = fake();
-        before.apply(first.initial());
-        assert!(before.sync().success());
-        for (to, second) in &states {
-            let mut after = crate::rig::on(before.engine.kernel().clone(), Default::default());
-            after.apply(second.initial());
-            assert!(after.sync().success());
-            assert!(after.text() == from_scratch(second), "restart from {from:?} to {to:?}");
+    for (before_mode, after_mode) in Mode::BOTH.into_iter().flat_map(|from| Mode::BOTH.map(|to| (from, to))) {
+        let wanted: Vec<String> = states.iter().map(|(_, world)| from_scratch_in(after_mode, world)).collect();
+        for (from, first) in &states {
+            let mut before = fake_in(before_mode);
+            before.apply(first.initial());
+            assert!(before.sync().success());
+            for ((to, second), wanted) in states.iter().zip(&wanted) {
+                let mut after = on_in(after_mode, before.engine.kernel().clone(), Default::default());
+                after.apply(second.initial());
+                let report = after.sync_and_drain();
+                assert!(report.success(), "{:?}", report.failed);
+                // What kubelet writes as well is nobody's to remove.
+                let text = without_kubelets(&after.text());
+                assert!(
+                    text == without_kubelets(wanted),
+                    "restart from {before_mode:?} {from:?} to {after_mode:?} {to:?}\n{text}"
+                );
+            }
         }
     }
 }

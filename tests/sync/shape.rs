@@ -7,7 +7,7 @@ use portolan::model::Change;
 use portolan::sync::{Options, SyncKind};
 
 use crate::cluster::{World, endpoint, service_name};
-use crate::rig::{Rig, fake, on, operations};
+use crate::rig::{Rig, Text, fake, on, operations};
 
 const SERVICES: u16 = 10_000;
 

@@ -5,4 +5,4 @@ mod external;
 mod packets;
 mod restore;
 mod service;
-mod setup;
+pub(crate) mod setup;

@@ -13,18 +13,18 @@ use crate::model::{
 };
 use crate::net::{IpFamily, Protocol};
 
-pub(super) const HERE: &str = "node-1";
-pub(super) const ELSEWHERE: &str = "node-2";
-pub(super) const TERMINATING: Conditions = Conditions { ready: false, serving: true, terminating: true };
-pub(super) const DEAD: Conditions = Conditions { ready: false, serving: false, terminating: true };
+pub(crate) const HERE: &str = "node-1";
+pub(crate) const ELSEWHERE: &str = "node-2";
+pub(crate) const TERMINATING: Conditions = Conditions { ready: false, serving: true, terminating: true };
+pub(crate) const DEAD: Conditions = Conditions { ready: false, serving: false, terminating: true };
 
-pub(super) const A: &str = "10.180.0.1";
-pub(super) const B: &str = "10.180.0.2";
-pub(super) const C: &str = "10.180.0.3";
+pub(crate) const A: &str = "10.180.0.1";
+pub(crate) const B: &str = "10.180.0.2";
+pub(crate) const C: &str = "10.180.0.3";
 
 /// One Service and the node that it is programmed on.
 #[derive(Clone)]
-pub(super) struct Setup {
+pub(crate) struct Setup {
     pub name: ServiceName,
     pub service: Service,
     pub endpoint_ports: Vec<EndpointPort>,
@@ -34,7 +34,7 @@ pub(super) struct Setup {
 }
 
 /// `ns1/svc1:p80` on 172.30.0.41 port 80, on a node that knows its pods as 10.0.0.0/8. Counters are off.
-pub(super) fn service() -> Setup {
+pub(crate) fn service() -> Setup {
     let mut node = NodeContext { node_name: HERE.into(), ..NodeContext::default() };
     node.local_detector.v4 = Some(LocalDetector::SourceCidr("10.0.0.0/8".parse().unwrap()));
     node.local_detector.v6 = Some(LocalDetector::SourceCidr("fd00:10::/32".parse().unwrap()));
@@ -52,7 +52,7 @@ pub(super) fn service() -> Setup {
 }
 
 /// The same with node port 30000, external IP 192.0.2.1 and VIP 1.2.3.4.
-pub(super) fn external_service() -> Setup {
+pub(crate) fn external_service() -> Setup {
     let mut setup = service();
     setup.service.ports = Box::default();
     setup.endpoint_ports.clear();
@@ -60,7 +60,7 @@ pub(super) fn external_service() -> Setup {
 }
 
 impl Setup {
-    pub(super) fn port(mut self, name: &str, protocol: Protocol, port: u16, node_port: Option<u16>) -> Setup {
+    pub(crate) fn port(mut self, name: &str, protocol: Protocol, port: u16, node_port: Option<u16>) -> Setup {
         let number = NonZeroU16::new(port).unwrap();
         let added =
             ServicePort { name: name.into(), protocol, port: number, node_port: node_port.and_then(NonZeroU16::new) };
@@ -69,48 +69,48 @@ impl Setup {
         self
     }
 
-    pub(super) fn endpoint(self, address: &str, node: &str) -> Setup {
+    pub(crate) fn endpoint(self, address: &str, node: &str) -> Setup {
         self.endpoint_in(address, node, Conditions::READY)
     }
 
-    pub(super) fn endpoint_in(mut self, address: &str, node: &str, conditions: Conditions) -> Setup {
+    pub(crate) fn endpoint_in(mut self, address: &str, node: &str, conditions: Conditions) -> Setup {
         let node = (!node.is_empty()).then(|| node.into());
         self.endpoints.push(Endpoint { address: address.parse().unwrap(), conditions, node, hints: None });
         self
     }
 
-    pub(super) fn external_ip(mut self, address: &str) -> Setup {
+    pub(crate) fn external_ip(mut self, address: &str) -> Setup {
         self.service.external_ips = append(&self.service.external_ips, address);
         self
     }
 
-    pub(super) fn vip(mut self, address: &str) -> Setup {
+    pub(crate) fn vip(mut self, address: &str) -> Setup {
         self.service.load_balancer_vips = append(&self.service.load_balancer_vips, address);
         self
     }
 
-    pub(super) fn source_range(mut self, range: &str) -> Setup {
+    pub(crate) fn source_range(mut self, range: &str) -> Setup {
         let ranges = &mut self.service.load_balancer_source_ranges;
         *ranges = ranges.iter().copied().chain([range.parse().unwrap()]).collect();
         self
     }
 
-    pub(super) fn internal_local(mut self) -> Setup {
+    pub(crate) fn internal_local(mut self) -> Setup {
         self.service.internal_traffic_policy = TrafficPolicy::Local;
         self
     }
 
-    pub(super) fn external_local(mut self) -> Setup {
+    pub(crate) fn external_local(mut self) -> Setup {
         self.service.external_traffic_policy = TrafficPolicy::Local;
         self
     }
 
-    pub(super) fn node(mut self, change: impl FnOnce(&mut NodeContext)) -> Setup {
+    pub(crate) fn node(mut self, change: impl FnOnce(&mut NodeContext)) -> Setup {
         change(&mut self.node);
         self
     }
 
-    pub(super) fn plans(&self) -> Vec<ServicePortPlan> {
+    pub(crate) fn plans(&self) -> Vec<ServicePortPlan> {
         let slices = IpFamily::ALL.into_iter().map(|family| {
             let slice = EndpointSlice {
                 service: self.name.clone(),
@@ -125,7 +125,7 @@ impl Setup {
         compile_service(&self.name, &entry, &self.node)
     }
 
-    pub(super) fn fragment(&self) -> Fragment {
+    pub(crate) fn fragment(&self) -> Fragment {
         let mut out = Fragment::default();
         for plan in self.plans() {
             IptablesBackend.lower(&plan, &self.node, self.comments, &mut out);
@@ -134,13 +134,13 @@ impl Setup {
     }
 
     /// Base and Service, in both families.
-    pub(super) fn fragments(&self) -> [Fragment; 2] {
+    pub(crate) fn fragments(&self) -> [Fragment; 2] {
         [IptablesBackend.base(&self.node), self.fragment()]
     }
 
     /// Every rule of the Service in one family, as `table chain rule`, in the order in which it ends up. The chains of
     /// the first port are called SVC, SVL, EXT, FW and SEP(address:port), those of the second SVC2 and so on.
-    pub(super) fn all_in(&self, family: IpFamily) -> Vec<String> {
+    pub(crate) fn all_in(&self, family: IpFamily) -> Vec<String> {
         let text = restore_text(family, [&self.fragment()]);
         let mut table = "";
         let mut rules = Vec::new();
@@ -155,12 +155,12 @@ impl Setup {
     }
 
     /// The IPv4 rules.
-    pub(super) fn all(&self) -> Vec<String> {
+    pub(crate) fn all(&self) -> Vec<String> {
         self.all_in(IpFamily::V4)
     }
 
     /// The IPv4 rules of one chain, given as `nat SVC`.
-    pub(super) fn chain(&self, chain: &str) -> Vec<String> {
+    pub(crate) fn chain(&self, chain: &str) -> Vec<String> {
         self.all().iter().filter_map(|rule| Some(rule.strip_prefix(chain)?.strip_prefix(' ')?.to_owned())).collect()
     }
 

@@ -1,4 +1,4 @@
-//! Items of the fake kernel, with the preconditions of the real one.
+//! Items of the fake kernel, with the preconditions of the real one: `tests/lab_items` runs one suite on both.
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -8,7 +8,7 @@ use crate::kernel::{
     Connections, Element, ErrorKind, ItemDump, ItemKey, ItemState, KernelError, Op, RealKey, SetKey, SetKind,
     VirtualKey,
 };
-use crate::net::IpFamily;
+use crate::net::{IpFamily, PerFamily};
 
 /// All items, and the connections of real servers.
 #[derive(Clone, Debug, Default)]
@@ -22,9 +22,20 @@ pub struct FakeItems {
 type Refusal = (ErrorKind, &'static str);
 
 impl FakeItems {
-    /// Carries out one operation. `in_use` tells whether a rule looks into a set of this name.
-    pub(super) fn apply(&mut self, op: &Op, in_use: impl Fn(&str) -> bool) -> Result<(), KernelError> {
+    /// Carries out one operation. `in_use` tells whether a rule looks into a set of this name; `local` are the addresses of the
+    /// node.
+    pub(super) fn apply(
+        &mut self,
+        op: &Op,
+        in_use: impl Fn(&str) -> bool,
+        local: &PerFamily<Vec<IpAddr>>,
+    ) -> Result<(), KernelError> {
         let result = match op {
+            Op::AddItem(ItemKey::Route(_), state) | Op::ChangeItem(ItemKey::Route(_), state)
+                if !self.can_send_from(state, local) && self.is_expected(op) =>
+            {
+                Err((ErrorKind::Rejected, "the source is not an address of this node"))
+            }
             Op::AddItem(key, _) if self.all.contains_key(key) => Err((ErrorKind::Exists, "it exists")),
             Op::AddItem(key, state) => self.check(key, state).map(|()| self.add(*key, *state)),
             Op::ChangeItem(key, state) => self.change(key, *state),
@@ -37,6 +48,22 @@ impl FakeItems {
             _ => Ok(()),
         };
         result.map_err(|(kind, why)| KernelError::new(kind, format!("{op}: {why}")))
+    }
+
+    /// Whether the item is missing that is to be added, or there that is to be changed.
+    fn is_expected(&self, op: &Op) -> bool {
+        match op {
+            Op::AddItem(key, _) => !self.all.contains_key(key),
+            Op::ChangeItem(key, _) | Op::DeleteItem(key) => self.all.contains_key(key),
+            _ => true,
+        }
+    }
+
+    /// Whether the source of a route is an address of the node. A test that gives the node no addresses means any.
+    fn can_send_from(&self, state: &ItemState, local: &PerFamily<Vec<IpAddr>>) -> bool {
+        let ItemState::Source(Some(source)) = state else { return true };
+        let known = &local[IpFamily::of(*source)];
+        known.is_empty() || known.contains(source) || self.all.contains_key(&ItemKey::Address(*source))
     }
 
     /// Whether an item of this key and state can be there.
@@ -52,6 +79,9 @@ impl FakeItems {
                 let full = set.name.kind() != SetKind::Port && self.elements(set) >= *capacity as usize;
                 if full { Err((ErrorKind::NoSpace, "the set is full")) } else { Ok(()) }
             }
+            (ItemKey::RealServer(_), ItemState::Weight(weight)) if i32::try_from(*weight).is_err() => {
+                Err((ErrorKind::Rejected, "the weight is too big"))
+            }
             (ItemKey::RealServer(real), _) => {
                 if !self.all.contains_key(&ItemKey::VirtualServer(real.server)) {
                     return Err((ErrorKind::NotFound, "no such virtual server"));
@@ -61,6 +91,7 @@ impl FakeItems {
                     && !real.address.is_multicast();
                 if valid { Ok(()) } else { Err((ErrorKind::Rejected, "not an address for a real server")) }
             }
+            (ItemKey::Set(set), _) if set.name.kind() == SetKind::Port => Ok(()),
             (ItemKey::Set(set), ItemState::Capacity(capacity)) if self.elements(set) > *capacity as usize => {
                 Err((ErrorKind::NoSpace, "the set is full"))
             }
@@ -79,7 +110,7 @@ impl FakeItems {
         if !self.all.contains_key(key) {
             return Err((ErrorKind::NotFound, "there is none"));
         }
-        if matches!(key, ItemKey::Set(_)) {
+        if matches!(key, ItemKey::Set(_) | ItemKey::RealServer(_)) {
             self.check(key, &state)?;
         }
         self.all.insert(*key, state);
@@ -111,7 +142,12 @@ impl FakeItems {
             }
         }
         let own = self.all.iter().filter(|(key, _)| key.family().is_none_or(|of| of == family));
-        let (ours, foreign) = own.map(|(key, state)| (*key, *state)).partition(|(key, _)| match key {
+        // A set of ports has room for all.
+        let told = |key: &ItemKey, state: &ItemState| match key {
+            ItemKey::Set(set) if set.name.kind() == SetKind::Port => ItemState::Capacity(u32::MAX),
+            _ => *state,
+        };
+        let (ours, foreign) = own.map(|(key, state)| (*key, told(key, state))).partition(|(key, _)| match key {
             ItemKey::VirtualServer(server) => registry.knows(server),
             ItemKey::RealServer(real) => registry.knows(&real.server),
             _ => true,

@@ -143,7 +143,7 @@ struct Work<'a> {
     results: Vec<Result<(), KernelError>>,
     /// What was not sent yet, each with the place of its operation.
     pending: Vec<(Request, usize)>,
-    /// The addresses of the link, if that was asked.
+    /// The addresses that the link has after all requests so far, if that was asked.
     addresses: PerFamily<Option<HashSet<IpAddr>>>,
 }
 
@@ -173,6 +173,9 @@ impl Work<'_> {
                         self.make_link(op)?
                     }
                 };
+                if let Some(known) = &mut self.addresses[IpFamily::of(*address)] {
+                    known.insert(*address);
+                }
                 rtnetlink::add_address(&interface_address(index, *address, *deprecated))
             }
             Op::ChangeItem(ItemKey::Address(address), ItemState::Address { deprecated }) => {
@@ -184,7 +187,11 @@ impl Work<'_> {
                 rtnetlink::change_address(&interface_address(index, *address, *deprecated))
             }
             Op::DeleteItem(ItemKey::Address(address)) => {
-                rtnetlink::delete_address(&InterfaceAddress::host(self.existing(op)?, *address))
+                let index = self.existing(op)?;
+                if let Some(known) = &mut self.addresses[IpFamily::of(*address)] {
+                    known.remove(address);
+                }
+                rtnetlink::delete_address(&InterfaceAddress::host(index, *address))
             }
             Op::AddItem(ItemKey::Route(net), ItemState::Source(source)) => route::add(&local_route(net, *source)),
             Op::ChangeItem(ItemKey::Route(net), ItemState::Source(source)) => route::change(&local_route(net, *source)),
@@ -242,7 +249,7 @@ impl Work<'_> {
         outcome.map_err(|error| failed(op, &error))
     }
 
-    /// Whether the link has an address, with all that was asked for before.
+    /// Whether the link has an address, after all that was asked for before.
     fn has(&mut self, op: &Op, index: u32, address: IpAddr) -> Result<bool, KernelError> {
         let family = IpFamily::of(address);
         if self.addresses[family].is_none() {
@@ -250,16 +257,7 @@ impl Work<'_> {
             let found = addresses(&mut self.connection, family, index).map_err(|error| failed(op, &error))?;
             self.addresses[family] = Some(found.into_iter().map(|found| found.address).collect());
         }
-        let mut known = self.addresses[family].as_ref().is_some_and(|known| known.contains(&address));
-        // Since then.
-        for (_, at) in &self.pending {
-            match self.operations.get(*at) {
-                Some(Op::AddItem(ItemKey::Address(added), _)) if *added == address => known = true,
-                Some(Op::DeleteItem(ItemKey::Address(deleted))) if *deleted == address => known = false,
-                _ => {}
-            }
-        }
-        Ok(known)
+        Ok(self.addresses[family].as_ref().is_some_and(|known| known.contains(&address)))
     }
 }
 

@@ -125,3 +125,18 @@ fn protocol(number: u16) -> Option<Protocol> {
 fn is_missing(error: &NetlinkError) -> bool {
     matches!(error, NetlinkError::Refused { errno: errno::ENOENT | errno::ESRCH | errno::ENODEV, .. })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::kernel::ItemState;
+
+    #[test]
+    fn lost_answers_leave_open_what_was_done() {
+        let op = Op::AddItem(ItemKey::Link, ItemState::Present);
+        assert_eq!(failed(&op, &NetlinkError::Overrun).kind, ErrorKind::Unknown);
+        assert_eq!(failed(&op, &NetlinkError::TimedOut).kind, ErrorKind::TimedOut);
+        let refused = NetlinkError::Refused { errno: errno::EEXIST, explanation: None, echo: Vec::new() };
+        assert_eq!(failed(&op, &refused).kind, ErrorKind::Exists);
+    }
+}

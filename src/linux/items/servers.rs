@@ -234,3 +234,35 @@ fn op_error(op: &Op, error: &NetlinkError) -> KernelError {
 pub(in crate::linux) fn missing_scheduler(name: &str) -> String {
     format!("the kernel has no scheduler {name}: load the module ip_vs_{name}, or choose another scheduler")
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What a series of dumps comes to, and how many were looked at.
+    fn read(dumps: &[&[u32]]) -> (Result<Vec<u32>, NetlinkError>, usize) {
+        let mut taken = 0;
+        let next = || {
+            taken += 1;
+            Ok(dumps[taken - 1].to_vec())
+        };
+        (agreed(next, |entry| *entry), taken)
+    }
+
+    #[test]
+    fn a_dump_counts_when_it_is_in_one_piece_or_found_twice() {
+        let all: Vec<u32> = (0..100).collect();
+        let backwards: Vec<u32> = (0..100).rev().collect();
+        let missing: Vec<u32> = (1..100).collect();
+        let mut repeated = all.clone();
+        repeated.push(7);
+        assert_eq!(read(&[&[3, 1, 2]]), (Ok(vec![1, 2, 3]), 1));
+        assert_eq!(read(&[&[]]), (Ok(vec![]), 1));
+        assert_eq!(read(&[&[1, 1], &[1]]), (Ok(vec![1]), 2));
+        assert_eq!(read(&[&all, &backwards]), (Ok(all.clone()), 2));
+        assert_eq!(read(&[&missing, &all, &all]), (Ok(all.clone()), 3));
+        assert_eq!(read(&[&repeated, &repeated, &all, &all]), (Ok(all.clone()), 4));
+        let changing = [all.as_slice(), &missing, &all, &missing, &all, &missing];
+        assert_eq!(read(&changing), (Err(NetlinkError::Interrupted), ATTEMPTS));
+    }
+}

@@ -1,0 +1,4 @@
+mod base;
+mod lower;
+mod render;
+mod view;
