@@ -114,7 +114,7 @@ start() {
     say "2. portolan --mode=$1 reads deploy/demo/*.yaml and programs the node"
     cp deploy/demo/*.yaml /run/manifests/
     "$bin/portolan" --manifests=/run/manifests --mode="$1" --iptables-variant=$variant --hostname-override=demo-node \
-        --cluster-cidr=10.244.0.0/16,fd00:10:244::/48 --iptables-min-sync-period=100ms \
+        --cluster-cidr=10.244.0.0/16,fd00:10:244::/48 --nodeport-addresses=primary --iptables-min-sync-period=100ms \
         --healthz-bind-address=127.0.0.1:10256 --metrics-bind-address=127.0.0.1:10249 >"$log" 2>&1 &
     daemon=$!
     for attempt in $(seq 100); do
@@ -127,9 +127,9 @@ start() {
         "$(ip6tables-save 2>/dev/null | grep -c '^-A KUBE' || true) for IPv6"
 }
 
-# What the kernel's load balancer holds.
+# virtual_servers ARGUMENT...: what the kernel's load balancer holds, or the part of it that ipvsadm is asked for.
 virtual_servers() {
-    if command -v ipvsadm >/dev/null; then ipvsadm -Ln; else cat /proc/net/ip_vs; fi | sed 's/^/   /'
+    if command -v ipvsadm >/dev/null; then ipvsadm -Ln "$@"; else cat /proc/net/ip_vs; fi | sed 's/^/   /'
 }
 
 # row LABEL FROM ADDRESS: all three pods must have answered.
@@ -180,7 +180,7 @@ inside() {
     requests
     take_out
     # A server that still has connections is kept, with weight 0, until they have ended.
-    [[ $1 != ipvs ]] || virtual_servers
+    [[ $1 != ipvs ]] || virtual_servers -t 203.0.113.10:80
     measured
 }
 
