@@ -355,6 +355,31 @@ pub(crate) const BY_CLUSTER_CIDR: Variation = Variation {
     overrides: &[],
 };
 
+/// Rows of the IPVS mode. A Service address is an address of the node there: what is not served on it is refused, the load balancer
+/// refuses before the rules drop, and loopback addresses are never served.
+#[rustfmt::skip]
+const IPVS: &[Row] = &[
+    row(CLUSTER_IP, LOCAL,   ELSEWHERE,       [Rej,  Rej,  Rej]),
+    row(EXTERNAL,   LOCAL,   HERE,            [Loc,  LocM, Loc]),
+    row(FOREIGN,    EITHER,  NOWHERE,         [Rej,  Rej,  Rej]),
+    row(OUT_OF_RANGE, EITHER, NOWHERE,        [Drop, Rej,  Drop]),
+    row(OWN_IN_RANGE, LOCAL, HERE,            [Drop, LocM, Drop]),
+    row(OWN_IN_RANGE, EITHER, NOWHERE,        [Drop, Rej,  Drop]),
+    row(LOOPBACK_V4, EITHER, ANY,             [Never, NodeItself, Never]),
+    row(LOOPBACK_V6, EITHER, ANY,             [Never, NodeItself, Never]),
+    row(OTHER_PORTS, EITHER, ANY,             [Rej,  Rej,  Rej]),
+];
+
+const OTHER_PORTS: &[Destination] = &[Destination::ClusterIpOtherPort, Destination::LoadBalancerOtherPort];
+
+/// IPVS mode, pods told by the cluster's address range.
+pub(crate) const IPVS_BY_CLUSTER_CIDR: Variation = Variation {
+    name: "IPVS mode, pods told by the cluster's address range",
+    arguments: &[CLUSTER_CIDR],
+    remote_pod_as: Source::Pod,
+    overrides: IPVS,
+};
+
 /// No way to tell pods.
 pub(crate) const WITHOUT_DETECTOR: Variation =
     Variation { name: "no way to tell pods", arguments: &[], remote_pod_as: Source::Outside, overrides: NO_DETECTOR };
