@@ -1,7 +1,7 @@
 //! The seam between backends: how a plan is spelled in kernel objects. Pure.
 
 use crate::compile::{NodeContext, ServicePortPlan};
-use crate::kernel::{ChainBody, ChainKey, Claims, ItemKey, ItemState, Placement, RealKey, RuleKey};
+use crate::kernel::{ChainBody, ChainKey, Claims, ItemKey, ItemState, Placement, RuleKey};
 
 /// Whether rules in endpoint and dispatch chains carry comments. They are for people only, and on a big cluster they
 /// are two fifths of the text.
@@ -36,9 +36,6 @@ pub struct Fragment {
     pub rules: Vec<(RuleKey, Placement)>,
     /// Items, without repetitions, in any order.
     pub items: Vec<(ItemKey, ItemState)>,
-    /// Real servers that are known, though they get no new connections: endpoints that are not ready or about to go. Those of
-    /// them that still have connections keep them, without a time limit.
-    pub lingering: Vec<RealKey>,
 }
 
 /// A way to spell plans in kernel objects.

@@ -1,6 +1,5 @@
 //! `portolan render`: from manifests to text, with no privileges and no kernel.
 
-use std::collections::BTreeMap;
 use std::io::Write;
 use std::path::Path;
 
@@ -12,6 +11,7 @@ use crate::cli::{once, start};
 use crate::compile::{Features, compile_service};
 use crate::config::{Flags, ProxyMode, Settings};
 use crate::iptables::restore_text;
+use crate::ipvs::render_text;
 use crate::model::{Cluster, Note};
 use crate::net::{IpFamily, PerFamily};
 use crate::source::{Event, manifests};
@@ -64,30 +64,22 @@ fn render_cluster(settings: &Settings, node_name: &str, cluster: &Cluster) -> St
         RuleComments::for_endpoints(endpoints)
     });
     let backend = once::backend(settings);
-    let mut services = Fragment::default();
-    for plan in &plans {
-        backend.lower(plan, &context, comments[plan.family], &mut services);
-    }
-    let fragments = [backend.base(&context), services];
+    let services = plans.chunk_by(|before, after| before.name.service == after.name.service).map(|plans| {
+        let mut fragment = Fragment::default();
+        plans.iter().for_each(|plan| backend.lower(plan, &context, comments[plan.family], &mut fragment));
+        fragment
+    });
+    let fragments: Vec<Fragment> = std::iter::once(backend.base(&context)).chain(services).collect();
     let families = IpFamily::ALL.into_iter().filter(|family| settings.families[*family]);
-    let rules: String = families
-        .map(|family| {
-            let program = match family {
-                IpFamily::V4 => "iptables-restore",
-                IpFamily::V6 => "ip6tables-restore",
-            };
-            format!("# {family}: {program} --noflush\n{}", restore_text(family, &fragments))
+    families
+        .map(|family| match (settings.mode, family) {
+            (ProxyMode::Ipvs, _) => render_text(family, &fragments),
+            (ProxyMode::Iptables, IpFamily::V4) => {
+                format!("# IPv4: iptables-restore --noflush\n{}", restore_text(family, &fragments))
+            }
+            (ProxyMode::Iptables, IpFamily::V6) => {
+                format!("# IPv6: ip6tables-restore --noflush\n{}", restore_text(family, &fragments))
+            }
         })
-        .collect();
-    match settings.mode {
-        ProxyMode::Iptables => rules,
-        ProxyMode::Ipvs => rules + &render_items(&fragments),
-    }
-}
-
-/// The items of all owners, sorted, each once.
-fn render_items(fragments: &[Fragment]) -> String {
-    let items: BTreeMap<_, _> = fragments.iter().flat_map(|fragment| fragment.items.iter().copied()).collect();
-    let lines: String = items.iter().map(|(key, state)| format!("{key}{state}\n")).collect();
-    format!("# items\n{lines}")
+        .collect()
 }

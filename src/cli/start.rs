@@ -4,7 +4,7 @@ use anyhow::{Context, anyhow, bail};
 
 use crate::cli::context::{Facts, wants_localhost_node_ports};
 use crate::compile::Features;
-use crate::config::{ConfigFile, Flags, IptablesVariant, ProxyMode, Settings};
+use crate::config::{ConfigFile, Flags, IptablesVariant, ProxyMode, Settings, VipSetting};
 use crate::iptables::base::{INVALID_COUNTER, LOCALHOST_COUNTER};
 use crate::linux::{self, LinuxKernel, Variant};
 use crate::net::PerFamily;
@@ -79,7 +79,9 @@ pub(super) fn kernel(settings: &Settings, prepare: Prepare) -> anyhow::Result<(L
     if prepare == Prepare::Yes {
         match settings.mode {
             ProxyMode::Iptables => prepare_iptables(&kernel, &mut facts)?,
-            ProxyMode::Ipvs => prepare_ipvs(settings, families).context("IPVS mode cannot work on this node")?,
+            ProxyMode::Ipvs => {
+                prepare_ipvs(&kernel, settings, families).context("IPVS mode cannot work on this node")?;
+            }
         }
     }
     Ok((kernel.with_families(families), facts))
@@ -110,6 +112,18 @@ fn prepare_iptables(kernel: &LinuxKernel, facts: &mut Facts) -> anyhow::Result<(
     Ok(())
 }
 
-fn prepare_ipvs(_settings: &Settings, _families: PerFamily<bool>) -> anyhow::Result<()> {
+/// Ends with one sentence for each need that the kernel does not meet: there is no other mode to fall back to.
+fn prepare_ipvs(kernel: &LinuxKernel, settings: &Settings, families: PerFamily<bool>) -> anyhow::Result<()> {
+    let options = &settings.ipvs;
+    let dummy_link = matches!(options.vips, VipSetting::Addresses);
+    kernel.ipvs_requirements(&linux::ipvs::Needs { families, scheduler: options.scheduler, dummy_link })?;
+    let remarks = kernel.prepare_ipvs(&linux::ipvs::Preparation {
+        strict_arp: options.strict_arp,
+        tcp_timeout: options.tcp_timeout,
+        tcp_fin_timeout: options.tcp_fin_timeout,
+        udp_timeout: options.udp_timeout,
+        run_estimation: options.run_estimation,
+    })?;
+    remarks.iter().for_each(|remark| tracing::warn!("{remark}"));
     Ok(())
 }

@@ -22,8 +22,8 @@ use crate::net::{IpFamily, Protocol};
 /// The state of a real server that gets new connections; all get the same share.
 const SERVING: ItemState = ItemState::Weight(1);
 
-/// Appends what one service port adds in its family. `out` has its items and lingering servers sorted: that is how what ports
-/// of one Service have in common is found.
+/// Appends what one service port adds in its family. `out` has its items sorted: that is how what ports of one
+/// Service have in common is found.
 pub(super) fn lower(settings: &IpvsSettings, plan: &ServicePortPlan, node: &NodeContext, out: &mut Fragment) {
     let mut port = Port { settings, plan, node, before: out, servers: HashSet::new(), added: Fragment::default() };
     port.loop_back();
@@ -38,9 +38,6 @@ pub(super) fn lower(settings: &IpvsSettings, plan: &ServicePortPlan, node: &Node
     out.items.append(&mut added.items);
     out.items.sort_by_key(|(key, _)| *key);
     out.items.dedup_by_key(|(key, _)| *key);
-    out.lingering.append(&mut added.lingering);
-    out.lingering.sort();
-    out.lingering.dedup();
 }
 
 /// A service port on its way to items.
@@ -226,14 +223,9 @@ impl Port<'_> {
         }
         let state = VirtualServer { scheduler: self.settings.scheduler, flags, persistence_seconds };
         self.added.items.push((ItemKey::VirtualServer(server), ItemState::Server(state)));
-        let tcp = self.plan.name.protocol == Protocol::Tcp;
-        for (at, endpoint) in self.plan.endpoints.iter().enumerate() {
+        for endpoint in serving.iter().filter_map(|at| self.plan.endpoints.get(*at)) {
             let real = RealKey { server, address: endpoint.socket.ip(), port: endpoint.socket.port() };
-            if serving.binary_search(&at).is_ok() {
-                self.added.items.push((ItemKey::RealServer(real), SERVING));
-            } else if tcp && (!endpoint.ready || endpoint.terminating) {
-                self.added.lingering.push(real);
-            }
+            self.added.items.push((ItemKey::RealServer(real), SERVING));
         }
     }
 

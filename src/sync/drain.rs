@@ -176,12 +176,20 @@ impl<K: Kernel, C: Clock> Engine<K, C> {
         self.ledger.items.unwant(&ItemKey::RealServer(*real), OwnerId::DRAINS);
     }
 
-    /// Whether the endpoint of a real server still stands in an EndpointSlice.
+    /// Whether the endpoint of a real server still stands in an EndpointSlice of a Service that wants its virtual server.
     fn is_listed(&self, real: &RealKey) -> bool {
         let server = ItemKey::VirtualServer(real.server);
-        self.ledger
+        let mut entries = self
+            .ledger
             .items
             .owners(&server)
-            .any(|id| self.owners.get(id).is_some_and(|owner| owner.lingering.contains(real)))
+            .filter_map(|id| self.owners.get(id)?.name.as_ref())
+            .filter_map(|name| self.cluster.entry(name));
+        entries.any(|entry| {
+            entry.slices.iter().any(|(_, slice)| {
+                slice.ports.iter().any(|port| port.port.get() == real.port)
+                    && slice.endpoints.iter().any(|endpoint| endpoint.address == real.address)
+            })
+        })
     }
 }

@@ -84,7 +84,6 @@ impl Ledger {
         fragment: Fragment,
     ) -> Vec<(ChainKey, ChainBody)> {
         let Some(owner) = owners.get_mut(id) else { return Vec::new() };
-        owner.lingering = fragment.lingering;
         self.items.set_wanted(id, owner, fragment.items);
         let old_chains = std::mem::take(&mut owner.chains);
         let old_rules = std::mem::take(&mut owner.rules);

@@ -5,7 +5,7 @@ use std::time::Instant;
 
 use foldhash::fast::RandomState;
 
-use crate::kernel::{ChainKey, ItemKey, KernelError, RealKey, RuleKey};
+use crate::kernel::{ChainKey, ItemKey, KernelError, RuleKey};
 use crate::model::ServiceName;
 use crate::net::PerFamily;
 use crate::sync::flows::UdpFrontends;
@@ -49,8 +49,6 @@ pub(crate) struct Owner {
     pub(crate) rules: Vec<RuleKey>,
     /// Items, likewise.
     pub(crate) items: Vec<ItemKey>,
-    /// Real servers that he knows and does not use: see [`crate::backend::Fragment::lingering`].
-    pub(crate) lingering: Vec<RealKey>,
     /// Set while something of his could not be programmed.
     pub(crate) retry: Option<Retry>,
     /// The UDP addresses of the Service and who may answer there; `None`: it has none.

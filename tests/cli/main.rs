@@ -35,8 +35,8 @@ fn compare(path: &Path, found: &str) -> Result<(), String> {
     })
 }
 
-/// Each directory under `tests/golden` is a cluster with the flags in `args.txt`; `iptables.txt` is what `render` prints for
-/// it, `notes.txt` what it says on standard error.
+/// Each directory under `tests/golden` is a cluster with the flags in `args.txt`; `iptables.txt` and `ipvs.txt` are what `render`
+/// prints for it in these modes, `notes.txt` what it says on standard error.
 #[test]
 fn render_prints_what_it_printed_when_it_was_reviewed() {
     let mut problems = Vec::new();
@@ -45,12 +45,14 @@ fn render_prints_what_it_printed_when_it_was_reviewed() {
         cases += 1;
         let manifests = case.join("cluster.yaml").display().to_string();
         let flags = std::fs::read_to_string(case.join("args.txt")).unwrap_or_default();
-        let mut arguments = vec!["render", "--mode", "iptables", "--manifests", &manifests];
-        arguments.extend(flags.lines());
-        let output = portolan(&arguments);
-        assert!(output.status.success(), "{}: {}", case.display(), text(&output.stderr));
-        problems.extend(compare(&case.join("iptables.txt"), &text(&output.stdout)).err());
-        problems.extend(compare(&case.join("notes.txt"), &text(&output.stderr)).err());
+        for mode in ["iptables", "ipvs"] {
+            let mut arguments = vec!["render", "--mode", mode, "--manifests", &manifests];
+            arguments.extend(flags.lines());
+            let output = portolan(&arguments);
+            assert!(output.status.success(), "{}: {}", case.display(), text(&output.stderr));
+            problems.extend(compare(&case.join(format!("{mode}.txt")), &text(&output.stdout)).err());
+            problems.extend(compare(&case.join("notes.txt"), &text(&output.stderr)).err());
+        }
     }
     assert!(cases >= 5, "only {cases} golden cases");
     assert!(problems.is_empty(), "{}\nBLESS=1 writes what was found", problems.join("\n"));
@@ -69,20 +71,6 @@ fn the_order_of_documents_does_not_show() {
     let mut arguments = vec!["render", "--manifests", &manifests];
     arguments.extend(flags.lines());
     compare(&case.join("iptables.txt"), &text(&portolan(&arguments).stdout)).unwrap();
-}
-
-#[test]
-fn in_ipvs_mode_items_follow_the_rules() {
-    let case = golden().join("every-kind");
-    let manifests = case.join("cluster.yaml").display().to_string();
-    let flags = std::fs::read_to_string(case.join("args.txt")).unwrap();
-    let mut arguments = vec!["render", "--mode", "ipvs", "--manifests", &manifests];
-    arguments.extend(flags.lines());
-    let output = portolan(&arguments);
-    assert!(output.status.success(), "{}", text(&output.stderr));
-    let found = text(&output.stdout);
-    let (rules, _items) = found.split_once("# items\n").expect("a part with items");
-    assert!(rules.contains("# IPv4: iptables-restore") && rules.contains("# IPv6: ip6tables-restore"), "{rules}");
 }
 
 #[test]

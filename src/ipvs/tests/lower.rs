@@ -31,7 +31,7 @@ fn a_cluster_ip_is_a_virtual_server_an_address_and_two_elements() {
     );
     assert_eq!(addresses(&out), ["172.30.0.41"]);
     assert_eq!(out.items.len(), 7);
-    assert!(out.rules.is_empty() && out.chains.is_empty() && out.shared_chains.is_empty() && out.lingering.is_empty());
+    assert!(out.rules.is_empty() && out.chains.is_empty() && out.shared_chains.is_empty());
 }
 
 #[test]
@@ -186,16 +186,15 @@ fn check_policies(setup: &Setup, internal: &str, outside: &str, lacking: bool) {
 
 // Endpoints as conditions and place; then the real servers of the cluster IP and of the external IP.
 #[rstest]
-#[case::ready_ones_come_first(&[(Conditions::READY, HERE), (TERMINATING, HERE)], "A", "A", "B")]
-#[case::terminating_ones_are_better_than_none(&[(TERMINATING, HERE), (DEAD, HERE)], "A", "A", "B")]
-#[case::local_ready_wins(&[(Conditions::READY, HERE), (Conditions::READY, ELSEWHERE), (TERMINATING, HERE)], "A B", "A", "C")]
-#[case::local_terminating_is_better_than_remote(&[(TERMINATING, HERE), (Conditions::READY, ELSEWHERE)], "B", "A", "A")]
-#[case::none_usable(&[(DEAD, HERE), (NOT_READY, ELSEWHERE)], "", "", "A B")]
-fn endpoints_about_to_go_keep_their_connections(
+#[case::ready_ones_come_first(&[(Conditions::READY, HERE), (TERMINATING, HERE)], "A", "A")]
+#[case::terminating_ones_are_better_than_none(&[(TERMINATING, HERE), (DEAD, HERE)], "A", "A")]
+#[case::local_ready_wins(&[(Conditions::READY, HERE), (Conditions::READY, ELSEWHERE), (TERMINATING, HERE)], "A B", "A")]
+#[case::local_terminating_is_better_than_remote(&[(TERMINATING, HERE), (Conditions::READY, ELSEWHERE)], "B", "A")]
+#[case::none_usable(&[(DEAD, HERE), (NOT_READY, ELSEWHERE)], "", "")]
+fn terminating_endpoints_serve_when_no_other_does(
     #[case] endpoints: &[(Conditions, &str)],
     #[case] internal: &str,
     #[case] outside: &str,
-    #[case] lingering: &str,
 ) {
     let mut setup = plain().external_ip("192.0.2.1").external_local();
     for ((conditions, node), address) in endpoints.iter().zip([A, B, C]) {
@@ -209,30 +208,8 @@ fn endpoints_about_to_go_keep_their_connections(
     let out = fragment(&setup);
     assert_eq!(letters(&real_servers(&out, "172.30.0.41:80")), internal);
     assert_eq!(letters(&real_servers(&out, "192.0.2.1:80")), outside);
-    let mut found: Vec<String> = out
-        .lingering
-        .iter()
-        .filter(|real| real.server.address == setup.service.cluster_ip(IpFamily::V4).unwrap())
-        .map(|real| letters(&format!("{}:{}", real.address, real.port)))
-        .collect();
-    found.sort();
-    assert_eq!(found.join(" "), lingering);
     let local = endpoints.iter().filter(|(_, node)| *node == HERE).count();
     assert_eq!(in_set(&out, "LOOP-BACK").len(), local, "ready or not");
-}
-
-#[test]
-fn connections_by_other_protocols_than_tcp_do_not_linger() {
-    let setup = bare().port("dns", Protocol::Udp, 53, None).port("assoc", Protocol::Sctp, 54, None);
-    let out = fragment(&setup.endpoint(A, HERE).endpoint_in(B, HERE, TERMINATING));
-    assert_eq!(out.lingering, []);
-}
-
-#[test]
-fn ready_endpoints_that_a_policy_leaves_out_do_not_linger() {
-    let out = fragment(&plain().internal_local().endpoint(A, HERE).endpoint(B, ELSEWHERE));
-    assert_eq!(real_servers(&out, "172.30.0.41:80"), "10.180.0.1:80");
-    assert_eq!(out.lingering, []);
 }
 
 #[test]
@@ -399,7 +376,6 @@ fn check(setup: &Setup, settings: IpvsSettings) {
     let backend = IpvsBackend { settings };
     let mut out = lowered(setup, &backend.settings);
     assert!(out.items.is_sorted_by(|(a, _), (b, _)| a < b), "sorted, without repetitions");
-    assert!(out.lingering.is_sorted_by(|a, b| a < b));
     let items = backend.base(&setup.node).items.into_iter().chain(out.items.clone());
     let operations: Vec<Op> = items.map(|(key, state)| Op::AddItem(key, state)).collect();
     let mut kernel = FakeKernel::default();
@@ -412,7 +388,6 @@ fn check(setup: &Setup, settings: IpvsSettings) {
             (ItemKey::Element(set, element), ItemState::Present) => registry.add(*set, element),
             (ItemKey::VirtualServer(server), ItemState::Server(_)) => assert!(registry.knows(server), "{server}"),
             (ItemKey::RealServer(real), ItemState::Weight(1)) => {
-                assert!(!out.lingering.contains(real));
                 assert_eq!(IpFamily::of(real.address), real.server.family());
             }
             (ItemKey::Address(_), ItemState::Address { .. }) | (ItemKey::Route(_), ItemState::Source(_)) => {}

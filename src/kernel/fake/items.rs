@@ -17,6 +17,8 @@ pub struct FakeItems {
     pub all: BTreeMap<ItemKey, ItemState>,
     /// Connections; a real server that is not listed has none.
     pub connections: BTreeMap<RealKey, Connections>,
+    /// How many elements each set has, as of a number of items: tests change those behind its back.
+    sizes: (usize, BTreeMap<SetKey, usize>),
 }
 
 type Refusal = (ErrorKind, &'static str);
@@ -67,16 +69,16 @@ impl FakeItems {
     }
 
     /// Whether an item of this key and state can be there.
-    fn check(&self, key: &ItemKey, state: &ItemState) -> Result<(), Refusal> {
+    fn check(&mut self, key: &ItemKey, state: &ItemState) -> Result<(), Refusal> {
         match (key, state) {
             (ItemKey::Element(set, element), _) => {
-                let Some(ItemState::Capacity(capacity)) = self.all.get(&ItemKey::Set(*set)) else {
+                let Some(ItemState::Capacity(capacity)) = self.all.get(&ItemKey::Set(*set)).copied() else {
                     return Err((ErrorKind::NotFound, "no such set"));
                 };
                 if !fits(set, element) {
                     return Err((ErrorKind::Rejected, "the set is of another type"));
                 }
-                let full = set.name.kind() != SetKind::Port && self.elements(set) >= *capacity as usize;
+                let full = set.name.kind() != SetKind::Port && self.elements(set) >= capacity as usize;
                 if full { Err((ErrorKind::NoSpace, "the set is full")) } else { Ok(()) }
             }
             (ItemKey::RealServer(_), ItemState::Weight(weight)) if i32::try_from(*weight).is_err() => {
@@ -103,6 +105,10 @@ impl FakeItems {
         if matches!(key, ItemKey::Address(_)) {
             self.all.insert(ItemKey::Link, ItemState::Present);
         }
+        if let (ItemKey::Element(set, _), true) = (&key, self.sizes.0 == self.all.len()) {
+            self.sizes.0 += 1;
+            *self.sizes.1.entry(*set).or_default() += 1;
+        }
         self.all.insert(key, state);
     }
 
@@ -128,9 +134,18 @@ impl FakeItems {
         self.connections.retain(|real, _| !goes(&ItemKey::RealServer(*real)));
     }
 
-    fn elements(&self, set: &SetKey) -> usize {
-        let first = ItemKey::Element(*set, Element::Ip(IpAddr::from([0; 4])));
-        self.all.range(first..).take_while(|(key, _)| matches!(key, ItemKey::Element(of, _) if of == set)).count()
+    fn elements(&mut self, set: &SetKey) -> usize {
+        let (counted, sizes) = &mut self.sizes;
+        if *counted != self.all.len() {
+            *counted = self.all.len();
+            sizes.clear();
+            for key in self.all.keys() {
+                if let ItemKey::Element(of, _) = key {
+                    *sizes.entry(*of).or_default() += 1;
+                }
+            }
+        }
+        sizes.get(set).copied().unwrap_or(0)
     }
 
     /// What exists in a family, sorted into ours and others'.
