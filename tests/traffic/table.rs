@@ -2,6 +2,7 @@
 //! Service's endpoints, and where it comes from.
 //!
 //! This is the behaviour of kube-proxy in iptables mode, read as a specification of packets and not of rules.
+#![allow(dead_code, reason = "every test binary that includes this uses another part of it")]
 
 use super::manifest::{Endpoint, Policy};
 use crate::netns::world::Pod;
