@@ -16,7 +16,7 @@ qemu=(qemu-system-x86_64=qemu-system-x86 busybox=busybox-static)
 case $target in
     check | bench) wanted=("${build[@]}") ;;
     test) wanted=("${build[@]}" "${traffic[@]}" "${lab[@]}") ;;
-    demo) wanted=("${build[@]}" iptables=iptables ip=iproute2) ;;
+    demo) wanted=("${build[@]}" iptables=iptables ip=iproute2 ipvsadm=ipvsadm) ;;
     ci) wanted=("${build[@]}" "${traffic[@]}" "${lab[@]}" "${qemu[@]}" make=make) ;;
     *)
         echo "setup.sh: unknown target '$target'" >&2

@@ -18,4 +18,5 @@ mod traffic {
 mod ipvs {
     mod by_hand;
     mod harness;
+    mod matrix;
 }

@@ -2,6 +2,7 @@
 //! Service's endpoints, and where it comes from.
 //!
 //! This is the behaviour of kube-proxy in iptables mode, read as a specification of packets and not of rules.
+#![allow(dead_code, reason = "every test binary that includes this uses another part of it")]
 
 use super::manifest::{Endpoint, Policy};
 use crate::netns::world::Pod;
@@ -353,6 +354,31 @@ pub(crate) const BY_CLUSTER_CIDR: Variation = Variation {
     arguments: &[CLUSTER_CIDR],
     remote_pod_as: Source::Pod,
     overrides: &[],
+};
+
+/// Rows of the IPVS mode. A Service address is an address of the node there: what is not served on it is refused, the load balancer
+/// refuses before the rules drop, and loopback addresses are never served.
+#[rustfmt::skip]
+const IPVS: &[Row] = &[
+    row(CLUSTER_IP, LOCAL,   ELSEWHERE,       [Rej,  Rej,  Rej]),
+    row(EXTERNAL,   LOCAL,   HERE,            [Loc,  LocM, Loc]),
+    row(FOREIGN,    EITHER,  NOWHERE,         [Rej,  Rej,  Rej]),
+    row(OUT_OF_RANGE, EITHER, NOWHERE,        [Drop, Rej,  Drop]),
+    row(OWN_IN_RANGE, LOCAL, HERE,            [Drop, LocM, Drop]),
+    row(OWN_IN_RANGE, EITHER, NOWHERE,        [Drop, Rej,  Drop]),
+    row(LOOPBACK_V4, EITHER, ANY,             [Never, NodeItself, Never]),
+    row(LOOPBACK_V6, EITHER, ANY,             [Never, NodeItself, Never]),
+    row(OTHER_PORTS, EITHER, ANY,             [Rej,  Rej,  Rej]),
+];
+
+const OTHER_PORTS: &[Destination] = &[Destination::ClusterIpOtherPort, Destination::LoadBalancerOtherPort];
+
+/// IPVS mode, pods told by the cluster's address range.
+pub(crate) const IPVS_BY_CLUSTER_CIDR: Variation = Variation {
+    name: "IPVS mode, pods told by the cluster's address range",
+    arguments: &[CLUSTER_CIDR],
+    remote_pod_as: Source::Pod,
+    overrides: IPVS,
 };
 
 /// No way to tell pods.
