@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Runs the tests that need a kernel with ip_vs (tests/lab_*.rs, tests/ipvs_*.rs) on one that has it, in one boot: cargo builds them
+# Runs the tests that need a kernel with ip_vs (tests/lab_*, tests/ipvs_*) on one that has it, in one boot: cargo builds them
 # on this machine, the lab (docs/lab.md) runs them. Each test has a process and a time limit of its own. With CI set, a test that
 # fails is tried once more, as in .config/nextest.toml, and named FLAKY if it passes then.
 #
@@ -75,9 +75,10 @@ if ((EUID != 0)); then
     exit
 fi
 flags=() wanted=()
-for file in tests/lab_*.rs tests/ipvs_*.rs; do
-    [[ -e $file ]] || continue
-    flags+=(--test "$(basename "$file" .rs)")
+for file in tests/lab_*.rs tests/ipvs_*.rs tests/lab_*/main.rs; do
+    name=${file#tests/}
+    name=${name%/main.rs}
+    flags+=(--test "${name%.rs}")
 done
 built=$(cargo test --no-run "${flags[@]}" 2>&1) || { echo "$built" >&2; exit 1; }
 mapfile -t wanted < <(sed -n 's/^ *Executable tests.*(\(.*\))$/\1/p' <<<"$built")
