@@ -78,7 +78,7 @@ impl<K: Kernel, C: Clock> Engine<K, C> {
     /// Where another mode's rules still carry the traffic, rules are changed only when the virtual servers are ready to
     /// take over.
     fn commit(&mut self, mut plans: Plans, quarantined: &HashSet<OwnerId>, hands_over: PerFamily<bool>, run: &mut Run) {
-        plans.items.finish(&self.ledger.items);
+        plans.items.finish(&self.ledger.items, &self.context.node_name);
         let (items, mut chains) = (plans.items, plans.families);
         self.commit_items(items.entries, AfterFailure::HoldBack, run);
         for family in IpFamily::ALL.into_iter().filter(|family| !hands_over[*family]) {

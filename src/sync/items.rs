@@ -1,6 +1,9 @@
 //! The part of the ledger that holds items, and the order in which what is pending for them is carried out.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
+use std::hash::BuildHasher;
+
+use foldhash::fast::FixedState;
 
 use crate::kernel::census::Census;
 use crate::kernel::{ItemClaims, ItemDump, ItemKey, ItemKind, ItemState, Op, SetKey, SetKind, VirtualKey};
@@ -273,11 +276,13 @@ impl ItemPlan {
         }
     }
 
-    /// Puts the operations of each phase in order and makes room in sets that would overflow.
-    pub(crate) fn finish(&mut self, items: &Items) {
+    /// Puts the operations of each phase in order and makes room in sets that would overflow. Real servers are shuffled, in another
+    /// way for each `node`: if all nodes began with the same one, it would get the first connection of each
+    /// (kubernetes/kubernetes#121591).
+    pub(crate) fn finish(&mut self, items: &Items, node: &str) {
         self.entries.sort_unstable_by_key(|owned| key_of(&owned.op).copied());
         self.make_room(items);
-        self.servers.sort_unstable_by_key(|owned| server_order(&owned.op));
+        self.servers.sort_unstable_by_key(|owned| server_order(&owned.op, node));
         self.removals.sort_unstable_by_key(|owned| key_of(&owned.op).map(|key| (removal_order(key), *key)));
         self.entry_removals
             .sort_unstable_by_key(|owned| key_of(&owned.op).map(|key| (removal_order(key), std::cmp::Reverse(*key))));
@@ -330,18 +335,20 @@ pub(crate) fn families_of(op: &Op) -> impl Iterator<Item = IpFamily> {
 
 /// Each virtual server is followed at once by its real servers, new ones before those that get no more connections: at no moment
 /// is it empty. When it stands, its address becomes local; the link is made before.
-fn server_order(op: &Op) -> (u8, Option<VirtualKey>, u8, Option<ItemKey>) {
+fn server_order(op: &Op, node: &str) -> (u8, Option<VirtualKey>, u8, u64, Option<ItemKey>) {
     let key = key_of(op).copied();
+    let mut shuffle = 0;
     let (place, server, rank) = match &key {
         Some(ItemKey::Link) | None => (0, None, 0),
         Some(ItemKey::VirtualServer(server)) => (1, Some(*server), 0),
         Some(ItemKey::RealServer(real)) => {
+            shuffle = FixedState::default().hash_one((node, real.address, real.port));
             let drains = matches!(op, Op::ChangeItem(_, ItemState::Weight(0)));
             (1, Some(real.server), if drains { 2 } else { 1 })
         }
         Some(_) => (2, None, 0),
     };
-    (place, server, rank, key)
+    (place, server, rank, shuffle, key)
 }
 
 /// What is in front of others goes first: no more packets arrive at what is removed afterwards.

@@ -8,6 +8,7 @@ use portolan::compile::NodeContext;
 use portolan::ipvs::{IpvsBackend, IpvsSettings};
 use portolan::kernel::census::Census;
 use portolan::kernel::fake::FakeKernel;
+use portolan::kernel::fault::RecordingKernel;
 use portolan::kernel::item::Registry;
 use portolan::kernel::{
     Claims, Connections, ErrorKind, Fingerprint, Flow, FlowQuery, ItemClaims, ItemDump, ItemKey, ItemState, Kernel,
@@ -411,6 +412,30 @@ fn a_set_that_is_outgrown_becomes_larger_before_it_gets_more() {
     let mut restarted = on_in(Mode::Ipvs, rig.engine.kernel().clone(), Options::default());
     restarted.apply(large.initial());
     assert_eq!(operations(&restarted.sync()), []);
+}
+
+#[test]
+fn nodes_do_not_all_begin_with_the_same_endpoint() {
+    let addresses: Vec<String> = (2..10).map(|at| format!("10.244.1.{at}")).collect();
+    let world = plain(&addresses.iter().map(String::as_str).collect::<Vec<_>>());
+    let order = |node: &'static str| {
+        let context_of = move |_: &_, _: &_| NodeContext { node_name: node.into(), ..Mode::Ipvs.context() };
+        let kernel = RecordingKernel::new(FakeKernel::default());
+        let clock = portolan::sync::clock::TestClock::default();
+        let mut engine = Engine::new(kernel, clock, Mode::Ipvs.backend(), Box::new(context_of), Options::default());
+        world.initial().into_iter().for_each(|change| engine.apply(change));
+        engine.sync();
+        let real = |op: &Op| match op {
+            Op::AddItem(ItemKey::RealServer(real), _) => Some(real.address),
+            _ => None,
+        };
+        engine.kernel().operations().filter_map(real).collect::<Vec<IpAddr>>()
+    };
+    assert_eq!(order("node1").len(), 8);
+    assert_eq!(order("node1"), order("node1"));
+    let first: std::collections::BTreeSet<IpAddr> =
+        ["node1", "node2", "node3", "node4", "node5"].map(|node| order(node)[0]).into();
+    assert!(first.len() > 1, "{first:?}");
 }
 
 /// Each Service answers at every moment, by the rules of one mode or by a virtual server of the other.
