@@ -19,6 +19,7 @@ use portolan::model::convert::{self, Interner, wire};
 use portolan::model::{Change, Cluster};
 use portolan::net::IpFamily;
 use portolan::sync::Options;
+use support::Mode;
 use support::allocations::{self, Allocations, Counting};
 use support::fleet::{self, Fleet};
 use support::null_kernel::NullKernel;
@@ -57,11 +58,11 @@ fn main() {
 
 fn counts(sizes: &[u32]) {
     println!("What one change of one endpoint costs (median of 21):\n");
-    println!("| Services | compiled | transactions | operations | allocations | bytes allocated |");
-    println!("|---:|---:|---:|---:|---:|---:|");
-    for size in sizes {
+    println!("| mode | Services | compiled | transactions | operations | allocations | bytes allocated |");
+    println!("|---|---:|---:|---:|---:|---:|---:|");
+    for (mode, size) in Mode::BOTH.into_iter().flat_map(|mode| sizes.iter().map(move |size| (mode, size))) {
         let fleet = Fleet::of(*size);
-        let mut engine = support::engine(NullKernel::default(), options());
+        let mut engine = support::engine_in(mode, NullKernel::default(), options());
         support::fill(&mut engine, fleet);
         support::sync(&mut engine);
         let mut costs: Vec<(Allocations, [u64; 3])> = (0..21)
@@ -76,7 +77,7 @@ fn counts(sizes: &[u32]) {
             .collect();
         costs.sort_unstable();
         let (Allocations { count, bytes }, [compiled, transactions, operations]) = costs[costs.len() / 2];
-        println!("| {size} | {compiled} | {transactions} | {operations} | {count} | {bytes} |");
+        println!("| {mode:?} | {size} | {compiled} | {transactions} | {operations} | {count} | {bytes} |");
     }
     println!();
 }
@@ -182,24 +183,34 @@ fn cluster(group: &mut BenchmarkGroup<'_, WallTime>, fleet: Fleet) {
     drop(cluster);
 
     group.sample_size(50);
-    let mut engine = support::engine(NullKernel::default(), options());
+    for mode in Mode::BOTH {
+        one_endpoint(group, fleet, mode);
+    }
+}
+
+fn one_endpoint(group: &mut BenchmarkGroup<'_, WallTime>, fleet: Fleet, mode: Mode) {
+    let size = fleet.services;
+    let mut engine = support::engine_in(mode, NullKernel::default(), options());
     support::fill(&mut engine, fleet);
     support::sync(&mut engine);
     // Goes on where warming up ended: a slice that is there already is no change.
     let mut generation = 0_u32;
-    group.bench_function(BenchmarkId::new("one endpoint replaced, without a kernel", size), |bencher| {
-        let mut next = || -> Change {
-            generation += 1;
-            // Another Service each time, so that nothing is in the processor's cache.
-            fleet.endpoints(generation.wrapping_mul(7919) % size, generation)
-        };
-        bencher.iter_batched(
-            &mut next,
-            |change| {
-                engine.apply(change);
-                support::sync(&mut engine)
-            },
-            BatchSize::SmallInput,
-        );
-    });
+    group.bench_function(
+        BenchmarkId::new(format!("one endpoint replaced, {mode:?}, without a kernel"), size),
+        |bencher| {
+            let mut next = || -> Change {
+                generation += 1;
+                // Another Service each time, so that nothing is in the processor's cache.
+                fleet.endpoints(generation.wrapping_mul(7919) % size, generation)
+            };
+            bencher.iter_batched(
+                &mut next,
+                |change| {
+                    engine.apply(change);
+                    support::sync(&mut engine)
+                },
+                BatchSize::SmallInput,
+            );
+        },
+    );
 }

@@ -7,8 +7,10 @@ pub(crate) mod allocations;
 pub(crate) mod fleet;
 pub(crate) mod null_kernel;
 
+use portolan::backend::Backend;
 use portolan::compile::{Features, LocalDetector, NodeContext};
 use portolan::iptables::IptablesBackend;
+use portolan::ipvs::IpvsBackend;
 use portolan::kernel::Kernel;
 use portolan::net::PerFamily;
 use portolan::sync::clock::SystemClock;
@@ -25,8 +27,30 @@ pub(crate) fn context() -> NodeContext {
     context
 }
 
+/// How Services are served.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Mode {
+    Iptables,
+    Ipvs,
+}
+
+impl Mode {
+    pub(crate) const BOTH: [Mode; 2] = [Mode::Iptables, Mode::Ipvs];
+
+    fn backend(self) -> Box<dyn Backend> {
+        match self {
+            Mode::Iptables => Box::new(IptablesBackend),
+            Mode::Ipvs => Box::new(IpvsBackend::default()),
+        }
+    }
+}
+
 pub(crate) fn engine<K: Kernel>(kernel: K, options: Options) -> Engine<K, SystemClock> {
-    Engine::new(kernel, SystemClock, Box::new(IptablesBackend), Box::new(|_, _| context()), options)
+    engine_in(Mode::Iptables, kernel, options)
+}
+
+pub(crate) fn engine_in<K: Kernel>(mode: Mode, kernel: K, options: Options) -> Engine<K, SystemClock> {
+    Engine::new(kernel, SystemClock, mode.backend(), Box::new(|_, _| context()), options)
 }
 
 /// Tells an engine everything about a cluster.
