@@ -40,6 +40,8 @@ pub struct FakeKernel {
     pub transactions: u64,
     /// Dumps so far: each stands for one process.
     pub dumps: u64,
+    /// Readings of all items so far.
+    pub item_dumps: u64,
     /// Changes so far, by operations or through [`FakeKernel::chain_mut`].
     pub generation: u64,
 }
@@ -61,6 +63,7 @@ impl Default for FakeKernel {
             items: FakeItems::default(),
             transactions: 0,
             dumps: 0,
+            item_dumps: 0,
             generation: 0,
         }
     }
@@ -331,6 +334,7 @@ impl Kernel for FakeKernel {
     }
 
     fn items(&mut self, family: IpFamily, _: &ItemClaims) -> Result<ItemDump, KernelError> {
+        self.item_dumps += 1;
         Ok(self.items.dump(family))
     }
 

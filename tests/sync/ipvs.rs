@@ -381,14 +381,15 @@ fn what_foreign_hands_did_is_repaired_within_a_period_and_counted() {
 }
 
 #[test]
-fn an_idle_period_reads_the_items_once_and_starts_nothing() {
+fn an_idle_period_starts_nothing_and_reads_nothing_whole() {
     let mut rig = ipvs(&slice(web(), &["10.244.0.2"]));
-    let (processes, dumps) = (rig.engine.kernel().transactions, rig.engine.kernel().dumps);
+    let counts = |kernel: &FakeKernel| [kernel.transactions, kernel.dumps, kernel.item_dumps];
+    let before = counts(rig.engine.kernel());
     for _ in 0..10 {
         rig.clock.advance(Duration::from_secs(30));
         assert_eq!(operations(&rig.sync()), []);
     }
-    assert_eq!((rig.engine.kernel().transactions, rig.engine.kernel().dumps), (processes, dumps));
+    assert_eq!(counts(rig.engine.kernel()), before);
 }
 
 #[test]
