@@ -5,7 +5,7 @@
 //! [`crate::sync::Options::drain_timeout`] begins. After a restart the kernel tells which real servers were being drained, since
 //! nobody wants them; their time begins anew.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
 use crate::kernel::{ItemKey, ItemState, Kernel, RealKey, VirtualKey};
@@ -22,6 +22,10 @@ const LONGEST_WAIT: Duration = Duration::from_secs(30);
 #[derive(Debug, Default)]
 pub(crate) struct Drains {
     servers: BTreeMap<VirtualKey, Draining>,
+    /// When there is something to do about each.
+    queue: BTreeSet<(Instant, VirtualKey)>,
+    /// Real servers of all of them.
+    count: usize,
 }
 
 #[derive(Debug)]
@@ -29,51 +33,66 @@ struct Draining {
     /// With the moment at which each goes in any case; `None` as long as the endpoint is listed.
     reals: BTreeMap<RealKey, Option<Instant>>,
     /// When to look at the connections.
-    next: Instant,
+    look: Instant,
     /// How long that was waited for.
     wait: Duration,
+}
+
+impl Draining {
+    /// When there is something to do: a look, or a deadline.
+    fn next(&self) -> Instant {
+        self.reals.values().flatten().copied().fold(self.look, Instant::min)
+    }
 }
 
 impl Drains {
     /// Real servers on their way out.
     pub(crate) fn len(&self) -> usize {
-        self.servers.values().map(|draining| draining.reals.len()).sum()
+        self.count
     }
 
-    /// When to look at connections.
+    /// When there is something to do.
     pub(crate) fn next(&self) -> Option<Instant> {
-        let deadlines = self.servers.values().flat_map(|draining| draining.reals.values()).flatten().copied();
-        self.servers.values().map(|draining| draining.next).chain(deadlines).min()
+        self.queue.first().map(|(at, _)| *at)
     }
 
     fn begin(&mut self, real: RealKey, deadline: Option<Instant>, now: Instant) {
-        let next = now + FIRST_LOOK;
-        let new = || Draining { reals: BTreeMap::new(), next, wait: FIRST_LOOK };
-        let draining = self.servers.entry(real.server).or_insert_with(new);
-        (draining.next, draining.wait) = (draining.next.min(next), FIRST_LOOK);
-        draining.reals.insert(real, deadline);
+        let look = now + FIRST_LOOK;
+        let new = || Draining { reals: BTreeMap::new(), look, wait: FIRST_LOOK };
+        self.servers.entry(real.server).or_insert_with(new);
+        self.change(&real.server, |draining| {
+            (draining.look, draining.wait) = (draining.look.min(look), FIRST_LOOK);
+            draining.reals.insert(real, deadline);
+        });
     }
 
     fn end(&mut self, real: &RealKey) {
-        if let Some(draining) = self.servers.get_mut(&real.server) {
-            draining.reals.remove(real);
-            if draining.reals.is_empty() {
-                self.servers.remove(&real.server);
-            }
-        }
+        self.change(&real.server, |draining| drop(draining.reals.remove(real)));
     }
 
     /// Virtual servers to look at now.
     fn due(&self, now: Instant) -> Vec<VirtualKey> {
-        let over = |draining: &Draining| draining.reals.values().flatten().any(|deadline| *deadline <= now);
-        let due = self.servers.iter().filter(|(_, draining)| draining.next <= now || over(draining));
-        due.map(|(server, _)| *server).collect()
+        self.queue.iter().take_while(|(at, _)| *at <= now).map(|(_, server)| *server).collect()
     }
 
     fn looked(&mut self, server: &VirtualKey, now: Instant) {
-        if let Some(draining) = self.servers.get_mut(server) {
+        self.change(server, |draining| {
             draining.wait = (draining.wait * 2).min(LONGEST_WAIT);
-            draining.next = now + draining.wait;
+            draining.look = now + draining.wait;
+        });
+    }
+
+    /// Changes the entry of a virtual server and keeps queue and count right; one without real servers goes.
+    fn change(&mut self, server: &VirtualKey, change: impl FnOnce(&mut Draining)) {
+        let Some(draining) = self.servers.get_mut(server) else { return };
+        self.queue.remove(&(draining.next(), *server));
+        self.count -= draining.reals.len();
+        change(draining);
+        if draining.reals.is_empty() {
+            self.servers.remove(server);
+        } else {
+            self.count += draining.reals.len();
+            self.queue.insert((draining.next(), *server));
         }
     }
 }
