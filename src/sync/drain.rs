@@ -67,7 +67,9 @@ impl Drains {
     }
 
     fn end(&mut self, real: &RealKey) {
-        self.change(&real.server, |draining| drop(draining.reals.remove(real)));
+        self.change(&real.server, |draining| {
+            draining.reals.remove(real);
+        });
     }
 
     /// Virtual servers to look at now.
