@@ -18,4 +18,6 @@ mod traffic {
 mod ipvs {
     mod by_hand;
     mod harness;
+    mod matrix;
+    mod table;
 }
