@@ -19,5 +19,8 @@ mod ipvs {
     mod by_hand;
     mod harness;
     mod matrix;
+    mod mended;
+    mod own_addresses;
     mod table;
+    mod walks;
 }
