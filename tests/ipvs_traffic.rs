@@ -16,7 +16,13 @@ mod traffic {
 }
 
 mod ipvs {
+    mod balancing;
     mod by_hand;
     mod harness;
     mod matrix;
+    mod mended;
+    mod own_addresses;
+    mod routes;
+    mod table;
+    mod walks;
 }

@@ -236,7 +236,8 @@ impl Manifests {
         self.path().join(format!("{name}.yaml"))
     }
 
-    fn put(&self, name: &str, text: &str) {
+    /// Adds or replaces a file with this text, at one stroke.
+    pub(crate) fn put(&self, name: &str, text: &str) {
         let draft = self.path().join(format!(".{name}.draft"));
         fs::write(&draft, text).expect("write manifest");
         fs::rename(&draft, self.file(name)).expect("rename manifest");

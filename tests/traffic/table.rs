@@ -215,7 +215,8 @@ impl Row {
     }
 }
 
-const fn row(
+/// A row of a table, with the verdicts for pods, the node and others.
+pub(crate) const fn row(
     destinations: &'static [Destination],
     policies: &'static [Policy],
     usable: &'static [Usable],
@@ -230,14 +231,14 @@ use Verdict::{
     Silence as Drop, Untouched,
 };
 
-const CLUSTER: &[Policy] = &[Policy::Cluster];
-const LOCAL: &[Policy] = &[Policy::Local];
-const EITHER: &[Policy] = &[Policy::Cluster, Policy::Local];
-const SOME: &[Usable] = &[Usable::Local, Usable::Elsewhere];
-const HERE: &[Usable] = &[Usable::Local];
-const ELSEWHERE: &[Usable] = &[Usable::Elsewhere];
-const NOWHERE: &[Usable] = &[Usable::Nowhere];
-const ANY: &[Usable] = &Usable::ALL;
+pub(crate) const CLUSTER: &[Policy] = &[Policy::Cluster];
+pub(crate) const LOCAL: &[Policy] = &[Policy::Local];
+pub(crate) const EITHER: &[Policy] = &[Policy::Cluster, Policy::Local];
+pub(crate) const SOME: &[Usable] = &[Usable::Local, Usable::Elsewhere];
+pub(crate) const HERE: &[Usable] = &[Usable::Local];
+pub(crate) const ELSEWHERE: &[Usable] = &[Usable::Elsewhere];
+pub(crate) const NOWHERE: &[Usable] = &[Usable::Nowhere];
+pub(crate) const ANY: &[Usable] = &Usable::ALL;
 
 const CLUSTER_IP: &[Destination] = &[Destination::ClusterIp];
 const NODE_PORT: &[Destination] = &[Destination::NodePort, Destination::NodePortSecondAddress];
@@ -297,11 +298,13 @@ pub(crate) struct Variation {
     pub(crate) arguments: &'static [&'static str],
     /// As what pods of other nodes count.
     pub(crate) remote_pod_as: Source,
-    /// Rows that come before those of [`TABLE`].
+    /// The table of the mode: [`TABLE`] for iptables mode.
+    pub(crate) table: &'static [Row],
+    /// Rows that come before those of the table.
     pub(crate) overrides: &'static [Row],
 }
 
-const CLUSTER_CIDR: &str = "--cluster-cidr=10.244.0.0/16,fd00:10:244::/48";
+pub(crate) const CLUSTER_CIDR: &str = "--cluster-cidr=10.244.0.0/16,fd00:10:244::/48";
 
 /// Rows of a node that cannot tell pods.
 #[rustfmt::skip]
@@ -353,43 +356,25 @@ pub(crate) const BY_CLUSTER_CIDR: Variation = Variation {
     name: "pods told by the cluster's address range",
     arguments: &[CLUSTER_CIDR],
     remote_pod_as: Source::Pod,
+    table: TABLE,
     overrides: &[],
 };
 
-/// Rows of the IPVS mode. A Service address is an address of the node there: what is not served on it is refused, the load balancer
-/// refuses before the rules drop, and loopback addresses are never served.
-#[rustfmt::skip]
-const IPVS: &[Row] = &[
-    row(CLUSTER_IP, LOCAL,   ELSEWHERE,       [Rej,  Rej,  Rej]),
-    row(EXTERNAL,   LOCAL,   HERE,            [Loc,  LocM, Loc]),
-    row(FOREIGN,    EITHER,  NOWHERE,         [Rej,  Rej,  Rej]),
-    row(OUT_OF_RANGE, EITHER, NOWHERE,        [Drop, Rej,  Drop]),
-    row(OWN_IN_RANGE, LOCAL, HERE,            [Drop, LocM, Drop]),
-    row(OWN_IN_RANGE, EITHER, NOWHERE,        [Drop, Rej,  Drop]),
-    row(LOOPBACK_V4, EITHER, ANY,             [Never, NodeItself, Never]),
-    row(LOOPBACK_V6, EITHER, ANY,             [Never, NodeItself, Never]),
-    row(OTHER_PORTS, EITHER, ANY,             [Rej,  Rej,  Rej]),
-];
-
-const OTHER_PORTS: &[Destination] = &[Destination::ClusterIpOtherPort, Destination::LoadBalancerOtherPort];
-
-/// IPVS mode, pods told by the cluster's address range.
-pub(crate) const IPVS_BY_CLUSTER_CIDR: Variation = Variation {
-    name: "IPVS mode, pods told by the cluster's address range",
-    arguments: &[CLUSTER_CIDR],
-    remote_pod_as: Source::Pod,
-    overrides: IPVS,
-};
-
 /// No way to tell pods.
-pub(crate) const WITHOUT_DETECTOR: Variation =
-    Variation { name: "no way to tell pods", arguments: &[], remote_pod_as: Source::Outside, overrides: NO_DETECTOR };
+pub(crate) const WITHOUT_DETECTOR: Variation = Variation {
+    name: "no way to tell pods",
+    arguments: &[],
+    remote_pod_as: Source::Outside,
+    table: TABLE,
+    overrides: NO_DETECTOR,
+};
 
 /// Everything to cluster IPs masqueraded.
 pub(crate) const WITH_MASQUERADE_ALL: Variation = Variation {
     name: "everything to cluster IPs masqueraded",
     arguments: &[CLUSTER_CIDR, "--masquerade-all=true"],
     remote_pod_as: Source::Pod,
+    table: TABLE,
     overrides: MASQUERADE_ALL,
 };
 
@@ -398,6 +383,7 @@ pub(crate) const WITH_MASQUERADE_ALL_WITHOUT_DETECTOR: Variation = Variation {
     name: "everything to cluster IPs masqueraded and no way to tell pods",
     arguments: &["--masquerade-all=true"],
     remote_pod_as: Source::Outside,
+    table: TABLE,
     overrides: MASQUERADE_ALL_NO_DETECTOR,
 };
 
@@ -406,6 +392,7 @@ pub(crate) const BY_NODE_CIDR: Variation = Variation {
     name: "pods told by the node's address range",
     arguments: &["--detect-local-mode=NodeCIDR"],
     remote_pod_as: Source::Outside,
+    table: TABLE,
     overrides: &[],
 };
 
@@ -414,6 +401,7 @@ pub(crate) const BY_BRIDGE: Variation = Variation {
     name: "pods told by their bridge",
     arguments: &["--detect-local-mode=BridgeInterface", "--pod-bridge-interface=cbr0"],
     remote_pod_as: Source::Outside,
+    table: TABLE,
     overrides: &[],
 };
 
@@ -422,6 +410,7 @@ pub(crate) const BY_PREFIX: Variation = Variation {
     name: "pods told by the beginning of their interface's name",
     arguments: &["--detect-local-mode=InterfaceNamePrefix", "--pod-interface-name-prefix=cb"],
     remote_pod_as: Source::Outside,
+    table: TABLE,
     overrides: &[],
 };
 
@@ -430,6 +419,7 @@ pub(crate) const WITH_NODE_PORT_ADDRESSES: Variation = Variation {
     name: "node ports only on the node's first address",
     arguments: &[CLUSTER_CIDR, "--nodeport-addresses=192.168.100.0/24,fd00:100::/64"],
     remote_pod_as: Source::Pod,
+    table: TABLE,
     overrides: RESTRICTED_NODE_PORTS,
 };
 
@@ -438,6 +428,7 @@ pub(crate) const WITHOUT_LOOPBACK_NODE_PORTS: Variation = Variation {
     name: "no node ports on the loopback address",
     arguments: &[CLUSTER_CIDR, "--iptables-localhost-nodeports=false"],
     remote_pod_as: Source::Pod,
+    table: TABLE,
     overrides: NO_LOOPBACK,
 };
 
@@ -450,7 +441,7 @@ impl Variation {
         usable: Usable,
         source: Source,
     ) -> Option<Verdict> {
-        let row = self.overrides.iter().chain(TABLE).find(|row| row.covers(destination, policy, usable))?;
+        let row = self.overrides.iter().chain(self.table).find(|row| row.covers(destination, policy, usable))?;
         Some(match source {
             Source::RemotePod => return self.verdict(destination, policy, usable, self.remote_pod_as),
             Source::Pod => row.pod,
@@ -469,8 +460,9 @@ pub(crate) fn assert_complete(variations: &[&Variation]) {
         for policy in [Policy::Cluster, Policy::Local] {
             for usable in Usable::ALL {
                 let place = format!("{destination:?}, policy {policy:?}, endpoints usable: {usable:?}");
-                assert_eq!(covering(TABLE, destination, policy, usable), 1, "rows of the table for {place}");
                 for variation in variations {
+                    let count = covering(variation.table, destination, policy, usable);
+                    assert_eq!(count, 1, "rows of the table of \"{}\" for {place}", variation.name);
                     let count = covering(variation.overrides, destination, policy, usable);
                     assert!(count <= 1, "rows of \"{}\" for {place}", variation.name);
                 }

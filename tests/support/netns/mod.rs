@@ -10,6 +10,7 @@
 pub(crate) mod arp;
 pub(crate) mod flow;
 pub(crate) mod ipvs;
+pub(crate) mod ping;
 pub(crate) mod probe;
 mod process;
 pub(crate) mod server;
