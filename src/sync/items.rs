@@ -1,9 +1,9 @@
 //! The part of the ledger that holds items, and the order in which what is pending for them is carried out.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
 use crate::kernel::census::Census;
-use crate::kernel::{ItemClaims, ItemDump, ItemKey, ItemKind, ItemState, Op, SetKey, SetKind, VirtualKey};
+use crate::kernel::{ItemClaims, ItemDump, ItemKey, ItemKind, ItemState, Op, RealKey, SetKey, SetKind, VirtualKey};
 use crate::net::{IpFamily, Protocol};
 use crate::sync::owner::{Owner, OwnerId, Owners};
 use crate::sync::program::OwnedOp;
@@ -28,6 +28,9 @@ pub(crate) struct Items {
     census: Census,
     /// Items known to exist, by family (IPv4 for the link) and kind.
     counts: BTreeMap<(IpFamily, ItemKind), u64>,
+    /// Real servers of virtual servers that are none of our business. They become somebody's as soon as he wants the virtual
+    /// server.
+    unclaimed: HashMap<VirtualKey, BTreeSet<RealKey>>,
 }
 
 impl Items {
@@ -43,6 +46,9 @@ impl Items {
             self.tracked.want(&key, id, state);
             owner.items.push(key);
         }
+        if !self.unclaimed.is_empty() {
+            self.claim(owner);
+        }
         if old.is_empty() {
             return;
         }
@@ -50,7 +56,7 @@ impl Items {
         let left: Vec<ItemKey> = old.into_iter().filter(|key| !kept.contains(key)).collect();
         for key in left {
             self.tracked.unwant(&key, id);
-            if !self.forget_excluded(&key) && self.tracked.contains(&key) {
+            if !self.leave_excluded(&key) && self.tracked.contains(&key) {
                 owner.items.push(key);
             }
         }
@@ -70,19 +76,33 @@ impl Items {
         }
     }
 
+    /// What was found in virtual servers that an owner wants and that were nobody's is his to remove.
+    fn claim(&mut self, owner: &mut Owner) {
+        let mut claimed = Vec::new();
+        for key in &owner.items {
+            if let ItemKey::VirtualServer(server) = key
+                && let Some(reals) = self.unclaimed.remove(server)
+            {
+                let reals = reals.into_iter().map(ItemKey::RealServer);
+                claimed.extend(reals.filter(|real| self.tracked.pending(real) == Some(Pending::Remove)));
+            }
+        }
+        owner.items.append(&mut claimed);
+    }
+
     /// An excluded virtual server that nobody wants any more stays as it is.
-    fn forget_excluded(&mut self, key: &ItemKey) -> bool {
+    fn leave_excluded(&mut self, key: &ItemKey) -> bool {
         let server = match key {
             ItemKey::VirtualServer(server) => server,
             ItemKey::RealServer(real) => &real.server,
             _ => return false,
         };
         let unwanted = self.tracked.wanted(&ItemKey::VirtualServer(*server)).is_none();
-        let forget = unwanted && self.tracked.wanted(key).is_none() && self.claims.excludes(server.address);
-        if forget {
-            self.learn(key, None);
+        let leave = unwanted && self.tracked.wanted(key).is_none() && self.claims.excludes(server.address);
+        if leave && let ItemKey::RealServer(real) = key {
+            self.unclaimed.entry(real.server).or_default().insert(*real);
         }
-        forget
+        leave
     }
 
     /// The owner wants this item, besides what he wants already.
@@ -172,6 +192,16 @@ impl Items {
         }
     }
 
+    /// A real server that was found and that nobody wants is left alone, unless somebody wants its virtual server.
+    fn leave_unclaimed(&mut self, owners: &mut Owners, key: ItemKey) {
+        let ItemKey::RealServer(real) = key else { return };
+        if self.tracked.wanted(&ItemKey::VirtualServer(real.server)).is_none() {
+            self.unclaimed.entry(real.server).or_default().insert(real);
+        } else if let Some(strays) = owners.get_mut(OwnerId::STRAYS) {
+            strays.items.push(key);
+        }
+    }
+
     /// Takes a dump for the truth about the items of a family. Returns how many were other than known, and gives what is ours
     /// and wanted by nobody to [`OwnerId::STRAYS`].
     pub(crate) fn observe(&mut self, owners: &mut Owners, family: IpFamily, dump: ItemDump) -> u64 {
@@ -198,8 +228,8 @@ impl Items {
         // Virtual servers of others are known, so that a Service that wants the same address and port finds them.
         for (key, state) in foreign {
             self.learn(&key, Some(state));
+            self.leave_unclaimed(owners, key);
         }
-        let Some(strays) = owners.get_mut(OwnerId::STRAYS) else { return drift };
         for (key, state) in ours {
             let server = match key {
                 ItemKey::VirtualServer(server) => Some(server),
@@ -208,10 +238,17 @@ impl Items {
             };
             drift += 1;
             self.learn(&key, Some(state));
-            if !server.is_some_and(|server| self.claims.excludes(server.address)) {
+            if server.is_some_and(|server| self.claims.excludes(server.address)) {
+                self.leave_unclaimed(owners, key);
+            } else if let Some(strays) = owners.get_mut(OwnerId::STRAYS) {
                 strays.items.push(key);
             }
         }
+        let tracked = &self.tracked;
+        self.unclaimed.retain(|_, reals| {
+            reals.retain(|real| tracked.known(&ItemKey::RealServer(*real)).is_some());
+            !reals.is_empty()
+        });
         drift
     }
 }

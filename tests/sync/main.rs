@@ -10,3 +10,4 @@ mod rig;
 mod runner;
 mod sequences;
 mod shape;
+mod sharing;
