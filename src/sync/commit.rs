@@ -10,6 +10,9 @@ use crate::sync::engine::{Engine, Run};
 use crate::sync::owner::OwnerId;
 use crate::sync::program::{OwnedOp, Plan, Plans, Programmer, Suspicion, plan_owner};
 
+/// How often the hand-over from another mode is put off since the kernel does not take something of a Service.
+const PATIENCE: u32 = 5;
+
 /// What is kept back of a failed owner.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum AfterFailure {
@@ -86,10 +89,25 @@ impl<K: Kernel, C: Clock> Engine<K, C> {
         }
         self.commit_items(items.servers, AfterFailure::HoldBack, run);
         for family in IpFamily::ALL.into_iter().filter(|family| hands_over[*family]) {
-            self.commit_chains(family, std::mem::take(&mut chains[family]), quarantined, run);
+            self.hand_over(family, std::mem::take(&mut chains[family]), quarantined, run);
         }
         self.commit_items(items.removals, AfterFailure::GoOn, run);
         self.commit_items(items.entry_removals, AfterFailure::HoldBack, run);
+    }
+
+    /// Swaps the rules of another mode for those of this one, and removes what is left of the former when the latter stand. If not
+    /// all virtual servers are ready, the other mode goes on for now; single ones that the kernel does not take are not waited
+    /// for without end.
+    fn hand_over(&mut self, family: IpFamily, mut plan: Plan, quarantined: &HashSet<OwnerId>, run: &mut Run) {
+        let attempts = self.owners.get(OwnerId::BASE).and_then(|base| base.retry.as_ref()).map_or(0, |it| it.attempts);
+        let failures = &mut run.tally.failures[family];
+        let waits = |culprit: bool| !culprit || attempts < PATIENCE;
+        if let Some((error, _)) = failures.values().find(|(_, culprit)| waits(*culprit)).cloned() {
+            failures.entry(OwnerId::BASE).or_insert((error, false));
+        }
+        let leftovers = plan.split_off_leftovers();
+        self.commit_chains(family, plan, quarantined, run);
+        self.commit_chains(family, leftovers, quarantined, run);
     }
 
     fn commit_chains(&mut self, family: IpFamily, plan: Plan, quarantined: &HashSet<OwnerId>, run: &mut Run) {

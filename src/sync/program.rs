@@ -56,6 +56,14 @@ impl Plan {
         let new = Plan { chains: new, ..Plan::default() };
         Plan { chains: visible, ..std::mem::replace(self, new) }
     }
+
+    /// Splits off the removal of what nobody wants.
+    pub(crate) fn split_off_leftovers(&mut self) -> Plan {
+        let is_stray = |(owner, _): &(OwnerId, RuleKey)| *owner == OwnerId::STRAYS;
+        let (deletes, kept) = std::mem::take(&mut self.deletes).into_iter().partition(is_stray);
+        self.deletes = kept;
+        Plan { deletes, chain_deletes: std::mem::take(&mut self.chain_deletes), ..Plan::default() }
+    }
 }
 
 /// Everything that is pending, of all kinds.

@@ -70,9 +70,9 @@ pub(crate) fn change(rig: &mut Rig<FakeKernel>, from: &World, to: &World) -> Syn
 }
 
 /// Carries out one operation after the other and looks at the kernel after each.
-struct Watched {
-    inner: FakeKernel,
-    look: fn(&FakeKernel),
+pub(crate) struct Watched {
+    pub(crate) inner: FakeKernel,
+    pub(crate) look: fn(&FakeKernel),
 }
 
 impl Kernel for Watched {
@@ -414,7 +414,7 @@ fn a_set_that_is_outgrown_becomes_larger_before_it_gets_more() {
 }
 
 /// Each Service answers at every moment, by the rules of one mode or by a virtual server of the other.
-fn serves(kernel: &FakeKernel) {
+pub(crate) fn serves(kernel: &FakeKernel) {
     let dispatched = rules(kernel, IpFamily::V4).contains("-d 10.96.0.1/32 -p tcp");
     let dispatched = dispatched && rules(kernel, IpFamily::V4).contains("-j KUBE-SVC-");
     let balanced = servers(kernel).get(&cluster_ip()).is_some_and(|weights| weights.contains(&1))

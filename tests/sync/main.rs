@@ -5,6 +5,7 @@ mod behaviour;
 mod cluster;
 mod drains;
 mod faults;
+mod handover;
 mod ipvs;
 mod rig;
 mod runner;
