@@ -13,13 +13,12 @@ use crate::sync::program::{OwnedOp, Plan, Plans, Programmer, Suspicion, plan_own
 /// How often the hand-over from another mode is put off since the kernel does not take something of a Service.
 const PATIENCE: u32 = 5;
 
-/// What is kept back of a failed owner.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum AfterFailure {
-    /// Everything that stands on what failed.
-    HoldBack,
-    /// Nothing: what goes does not depend on what was to come.
-    GoOn,
+/// Owners whose operations are kept back.
+type Held = PerFamily<BTreeSet<OwnerId>>;
+
+/// Those who have failed so far.
+fn failed(run: &Run) -> Held {
+    PerFamily::from_fn(|family| run.tally.failures[family].keys().copied().collect())
 }
 
 impl<K: Kernel, C: Clock> Engine<K, C> {
@@ -83,16 +82,19 @@ impl<K: Kernel, C: Clock> Engine<K, C> {
     fn commit(&mut self, mut plans: Plans, quarantined: &HashSet<OwnerId>, hands_over: PerFamily<bool>, run: &mut Run) {
         plans.items.finish(&self.ledger.items);
         let (items, mut chains) = (plans.items, plans.families);
-        self.commit_items(items.entries, AfterFailure::HoldBack, run);
+        self.commit_items(items.entries, &failed(run), run);
         for family in IpFamily::ALL.into_iter().filter(|family| !hands_over[*family]) {
             self.commit_chains(family, std::mem::take(&mut chains[family]), quarantined, run);
         }
-        self.commit_items(items.servers, AfterFailure::HoldBack, run);
+        let unguarded = failed(run);
+        self.commit_items(items.servers, &unguarded, run);
         for family in IpFamily::ALL.into_iter().filter(|family| hands_over[*family]) {
             self.hand_over(family, std::mem::take(&mut chains[family]), quarantined, run);
         }
-        self.commit_items(items.removals, AfterFailure::GoOn, run);
-        self.commit_items(items.entry_removals, AfterFailure::HoldBack, run);
+        // What goes does not depend on what was to come, but the last part tells whose the first one is.
+        let mut held = self.commit_items(items.removals, &Held::default(), run);
+        IpFamily::ALL.iter().for_each(|family| held[*family].extend(&unguarded[*family]));
+        self.commit_items(items.entry_removals, &held, run);
     }
 
     /// Swaps the rules of another mode for those of this one, and removes what is left of the former when the latter stand. If not
@@ -116,13 +118,13 @@ impl<K: Kernel, C: Clock> Engine<K, C> {
         }
     }
 
-    fn commit_items(&mut self, mut ops: Vec<OwnedOp>, after_failure: AfterFailure, run: &mut Run) {
+    /// Returns who failed.
+    fn commit_items(&mut self, mut ops: Vec<OwnedOp>, held: &Held, run: &mut Run) -> Held {
         ops.retain(|owned| {
-            let failed = |family: IpFamily| run.tally.failures[family].contains_key(&owned.owner);
             let mut families = crate::sync::items::families_of(&owned.op).filter(|family| self.may_write(*family, run));
-            families.any(|family| after_failure == AfterFailure::GoOn || !failed(family))
+            families.any(|family| !held[family].contains(&owned.owner))
         });
-        self.programmer(run, &HashSet::new()).commit_items(ops);
+        self.programmer(run, &HashSet::new()).commit_items(ops)
     }
 
     /// Whether a family's chains are those of a mode that serves without items, while this one serves with them.

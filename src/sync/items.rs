@@ -144,7 +144,7 @@ impl Items {
     pub(crate) fn is_wanted_like(&self, id: OwnerId, owner: &Owner, items: &[(ItemKey, ItemState)]) -> bool {
         let wants = |key: &ItemKey| self.tracked.wants(key, id);
         owner.items.iter().filter(|key| wants(key)).count() == items.len()
-            && items.iter().all(|(key, state)| wants(key) && self.tracked.wanted(key).is_some_and(|it| it.same(state)))
+            && items.iter().all(|(key, state)| self.tracked.wanted_by(key, id).is_some_and(|it| it.same(state)))
     }
 
     /// Owners of items that are wanted and not as they should be. A pass over everything.
@@ -322,16 +322,18 @@ impl ItemPlan {
 
     /// A set that is too small becomes larger before it gets more elements.
     fn make_room(&mut self, items: &Items) {
-        let mut needed: BTreeMap<SetKey, u32> = BTreeMap::new();
+        // With the owner of the last one: who lacks room should the set not become larger.
+        let mut needed: BTreeMap<SetKey, (u32, OwnerId)> = BTreeMap::new();
         for owned in &self.entries {
             if let Some(ItemKey::Element(set, _)) = key_of(&owned.op)
                 && set.name.kind() != SetKind::Port
             {
-                let before = || items.census.elements(set);
-                *needed.entry(*set).or_insert_with(before) += 1;
+                let (needed, last) = needed.entry(*set).or_insert_with(|| (items.census.elements(set), owned.owner));
+                *needed += 1;
+                *last = owned.owner;
             }
         }
-        for (set, needed) in needed {
+        for (set, (needed, owner)) in needed {
             let key = ItemKey::Set(set);
             let known = match items.tracked.known(&key) {
                 Some(ItemState::Capacity(capacity)) => capacity,
@@ -345,7 +347,7 @@ impl ItemPlan {
             match own.map(|owned| &mut owned.op) {
                 Some(Op::AddItem(_, planned) | Op::ChangeItem(_, planned)) => *planned = state,
                 Some(_) | None => {
-                    self.entries.insert(0, OwnedOp { owner: OwnerId::BASE, op: Op::ChangeItem(key, state) });
+                    self.entries.insert(0, OwnedOp { owner, op: Op::ChangeItem(key, state) });
                 }
             }
         }

@@ -399,7 +399,9 @@ impl<K: Kernel, C: Clock> Programmer<'_, K, C> {
     }
 
     /// Carries out operations on items in their order. Each stands for itself: the others of its owner are not held back here.
-    pub(crate) fn commit_items(&mut self, ops: Vec<OwnedOp>) {
+    /// Returns who failed.
+    pub(crate) fn commit_items(&mut self, ops: Vec<OwnedOp>) -> PerFamily<BTreeSet<OwnerId>> {
+        let mut failed: PerFamily<BTreeSet<OwnerId>> = PerFamily::default();
         let (owners, ops): (Vec<OwnerId>, Vec<Op>) = ops.into_iter().map(|owned| (owned.owner, owned.op)).unzip();
         let results = self.send(&ops);
         for ((owner, op), result) in owners.into_iter().zip(&ops).zip(results) {
@@ -417,8 +419,12 @@ impl<K: Kernel, C: Clock> Programmer<'_, K, C> {
                 }
                 ErrorKind::Aborted | ErrorKind::Denied => false,
             };
-            families_of(op).for_each(|family| self.tally.fail(family, owner, &error, culprit));
+            for family in families_of(op) {
+                self.tally.fail(family, owner, &error, culprit);
+                failed[family].insert(owner);
+            }
         }
+        failed
     }
 
     /// Sends one transaction of operations on chains and rules and records every result.

@@ -2,15 +2,20 @@
 
 use portolan::compile::NodeContext;
 use portolan::ipvs::{IpvsBackend, IpvsSettings};
+use portolan::kernel::census::Census;
 use portolan::kernel::fake::FakeKernel;
 use portolan::kernel::item::Scheduler;
-use portolan::kernel::{Connections, ItemKey, ItemState, VirtualServer};
+use portolan::kernel::{
+    Claims, Connections, ErrorKind, Fingerprint, Flow, FlowQuery, ItemClaims, ItemDump, ItemKey, ItemState, Kernel,
+    KernelError, Op, RealKey, TableDump, TableId, VirtualKey, VirtualServer,
+};
+use portolan::net::{IpFamily, PerFamily, Protocol};
 use portolan::sync::clock::TestClock;
 use portolan::sync::{Engine, Options};
 
-use crate::cluster::World;
+use crate::cluster::{World, local_external, port};
 use crate::ipvs::{cluster_ip, ipvs, plain, real, weight};
-use crate::rig::{Mode, Rig, Text, fake_in, from_scratch_in};
+use crate::rig::{Mode, Rig, Text, fake_in, from_scratch_in, on_in};
 
 fn state(scheduler: &str) -> ItemState {
     let scheduler = Scheduler::new(scheduler).unwrap();
@@ -71,4 +76,126 @@ fn an_excluded_virtual_server_that_a_service_wants_has_his_real_servers_only() {
     rig.apply(World::default().changes_to(&other));
     rig.settle();
     assert!(rig.text() == from_scratch_in(Mode::Ipvs, &other));
+}
+
+/// Takes everything but what a test refuses.
+struct Refusing {
+    inner: FakeKernel,
+    refuses: fn(&Op) -> bool,
+    unreadable: bool,
+}
+
+impl Kernel for Refusing {
+    fn dump(&mut self, table: TableId, claims: &Claims) -> Result<TableDump, KernelError> {
+        self.inner.dump(table, claims)
+    }
+
+    fn items(&mut self, family: IpFamily, claims: &ItemClaims) -> Result<ItemDump, KernelError> {
+        if self.unreadable {
+            return Err(KernelError::new(ErrorKind::Transient, "it kept changing"));
+        }
+        self.inner.items(family, claims)
+    }
+
+    fn census(&mut self, families: PerFamily<bool>) -> Option<Census> {
+        self.inner.census(families)
+    }
+
+    fn connections(&mut self, server: &VirtualKey) -> Result<Vec<(RealKey, Connections)>, KernelError> {
+        self.inner.connections(server)
+    }
+
+    fn flows(&mut self, query: &FlowQuery) -> Result<Vec<Flow>, KernelError> {
+        self.inner.flows(query)
+    }
+
+    fn addresses(&mut self, family: IpFamily) -> Result<Vec<std::net::IpAddr>, KernelError> {
+        self.inner.addresses(family)
+    }
+
+    fn fingerprint(&mut self) -> Option<Fingerprint> {
+        self.inner.fingerprint()
+    }
+
+    fn apply(&mut self, transaction: &[Op]) -> Vec<Result<(), KernelError>> {
+        let refused = || Err(KernelError::new(ErrorKind::NoSpace, "refused"));
+        let mut one = |op: &Op| match (self.refuses)(op) {
+            true => refused(),
+            false => self.inner.apply(std::slice::from_ref(op)).remove(0),
+        };
+        match transaction.iter().all(Op::is_item) {
+            true => transaction.iter().map(&mut one).collect(),
+            false => self.inner.apply(transaction),
+        }
+    }
+}
+
+fn refusing(refuses: fn(&Op) -> bool, world: &World) -> Rig<Refusing> {
+    let kernel = Refusing { inner: ipvs(world).engine.kernel().clone(), refuses, unreadable: false };
+    let mut rig = on_in(Mode::Ipvs, kernel, Options::default());
+    rig.apply(world.initial());
+    assert!(rig.sync().success());
+    rig
+}
+
+#[test]
+fn a_real_server_that_is_refused_does_not_keep_a_filter_in_place() {
+    let web = |ranges: &[&str], addresses: &[&str]| {
+        let world = World::default().service("web", 1, |service| {
+            local_external(service);
+            service.load_balancer_source_ranges = ranges.iter().map(|range| range.parse().unwrap()).collect();
+        });
+        world.slice("web", "a", addresses, |_| {})
+    };
+    let before = web(&["198.51.100.0/24"], &["10.244.0.2"]);
+    let mut rig = refusing(|op| op.kind() == "add_real_server" && op.to_string().contains("10.244.0.66"), &before);
+    rig.apply(before.changes_to(&web(&[], &["10.244.0.2", "10.244.0.66"])));
+    assert_eq!(rig.sync().failed.len(), 1);
+    let left = rig.engine.kernel().inner.items.all.keys().map(ToString::to_string);
+    let left: Vec<String> = left.filter(|key| key.contains("LOAD-BALANCER-FW element")).collect();
+    assert!(left.is_empty(), "nobody may be kept out any more: {left:?}");
+}
+
+#[test]
+fn a_set_that_cannot_grow_costs_those_who_find_no_room() {
+    let world = |count: u16| {
+        (1..=count).fold(World::default(), |world, at| {
+            world.service(&format!("s{at:03}"), at, |service| {
+                service.cluster_ip_v6 = None;
+                service.ports = (0..400)
+                    .map(|n| {
+                        port(
+                            if n == 0 { "http".to_owned() } else { format!("p{n}") }.as_str(),
+                            Protocol::Tcp,
+                            1000 + n,
+                            None,
+                        )
+                    })
+                    .collect();
+            })
+        })
+    };
+    let mut rig = refusing(|op| matches!(op, Op::ChangeItem(ItemKey::Set(_), _)), &world(163));
+    rig.apply(world(163).changes_to(&world(165)));
+    for _ in 0..2 {
+        let report = rig.sync();
+        assert!(report.failed.iter().all(|failed| failed.service.is_some()), "{:?}", report.failed);
+        rig.clock.advance(std::time::Duration::from_secs(31));
+    }
+    // A Service that needs no room is not kept out.
+    rig.apply(world(165).changes_to(&world(165).slice("s001", "a", &["10.244.1.2"], |_| {})));
+    rig.sync();
+    let served = |key: &ItemKey| matches!(key, ItemKey::RealServer(real) if real.address.to_string() == "10.244.1.2");
+    assert!(rig.engine.kernel().inner.items.all.keys().any(served));
+}
+
+#[test]
+fn two_services_that_ask_for_one_virtual_server_differently_are_not_an_inconsistency() {
+    let world = plain(&["10.244.1.2"]).service("api", 1, |service| {
+        service.cluster_ip_v6 = None;
+        service.affinity_seconds = Some(60);
+    });
+    let mut rig = ipvs(&world);
+    rig.engine.request_full();
+    assert_eq!(rig.sync().inconsistent_services, 0);
 }
