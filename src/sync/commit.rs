@@ -40,8 +40,9 @@ impl<K: Kernel, C: Clock> Engine<K, C> {
         self.count_endpoints(names);
         let quarantined: HashSet<OwnerId> =
             self.owners.waiting().filter(|(_, _, retry)| retry.culprit).map(|(id, _, _)| id).collect();
-        for name in names {
-            let Some((id, fragment)) = self.compile(name) else { continue };
+        let mut names = names.iter().cloned();
+        while let Some(name) = names.next().or_else(|| self.disputes.pop()) {
+            let Some((id, fragment)) = self.compile(&name) else { continue };
             run.compiled += 1;
             self.plan(id, fragment, &mut plans, run);
             for family in IpFamily::ALL {

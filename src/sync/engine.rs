@@ -10,6 +10,7 @@ use crate::kernel::{Area, Kernel, KernelError, Table};
 use crate::model::{Change, Cluster, Dirty, Node, ServiceName};
 use crate::net::{IpFamily, PerFamily};
 use crate::sync::clock::Clock;
+use crate::sync::dispute::Disputes;
 use crate::sync::drain::Drains;
 use crate::sync::flows::FlowCleaner;
 use crate::sync::items::Items;
@@ -87,6 +88,7 @@ pub struct Engine<K, C> {
     pub(super) ledger: Ledger,
     pub(super) owners: Owners,
     pub(super) drains: Drains,
+    pub(super) disputes: Disputes,
     pub(super) flows: FlowCleaner,
     /// When to try again a clean-up of flows that failed.
     pub(super) flow_retry: Option<Instant>,
@@ -136,6 +138,7 @@ impl<K: Kernel, C: Clock> Engine<K, C> {
             ledger: Ledger::new(Items::new(item_claims)),
             owners: Owners::default(),
             drains: Drains::default(),
+            disputes: Disputes::default(),
             flows: FlowCleaner::default(),
             flow_retry: None,
             work: Work { base: true, all_services: true, ..Work::default() },

@@ -31,6 +31,8 @@ pub(crate) struct Items {
     /// Real servers of virtual servers that are none of our business. They become somebody's as soon as he wants the virtual
     /// server.
     unclaimed: HashMap<VirtualKey, BTreeSet<RealKey>>,
+    /// Virtual servers that nobody wants any more, for those who were turned away there.
+    vacated: Vec<VirtualKey>,
 }
 
 impl Items {
@@ -56,6 +58,11 @@ impl Items {
         let left: Vec<ItemKey> = old.into_iter().filter(|key| !kept.contains(key)).collect();
         for key in left {
             self.tracked.unwant(&key, id);
+            if let ItemKey::VirtualServer(server) = key
+                && self.tracked.wanted(&key).is_none()
+            {
+                self.vacated.push(server);
+            }
             if !self.leave_excluded(&key) && self.tracked.contains(&key) {
                 owner.items.push(key);
             }
@@ -74,6 +81,11 @@ impl Items {
             }
             _ => false,
         }
+    }
+
+    /// The virtual servers that nobody wants any more since this was last asked.
+    pub(crate) fn take_vacated(&mut self) -> Vec<VirtualKey> {
+        std::mem::take(&mut self.vacated)
     }
 
     /// What was found in virtual servers that an owner wants and that were nobody's is his to remove.

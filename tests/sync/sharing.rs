@@ -1,5 +1,7 @@
 //! IPVS mode: virtual servers that are not one Service's alone: made by others, excluded, or wanted by two Services.
 
+use std::net::IpAddr;
+
 use portolan::compile::NodeContext;
 use portolan::ipvs::{IpvsBackend, IpvsSettings};
 use portolan::kernel::census::Census;
@@ -9,13 +11,14 @@ use portolan::kernel::{
     Claims, Connections, ErrorKind, Fingerprint, Flow, FlowQuery, ItemClaims, ItemDump, ItemKey, ItemState, Kernel,
     KernelError, Op, RealKey, TableDump, TableId, VirtualKey, VirtualServer,
 };
+use portolan::model::{Service, TrafficPolicy};
 use portolan::net::{IpFamily, PerFamily, Protocol};
 use portolan::sync::clock::TestClock;
 use portolan::sync::{Engine, Options};
 
-use crate::cluster::{World, local_external, port};
-use crate::ipvs::{cluster_ip, ipvs, plain, real, weight};
-use crate::rig::{Mode, Rig, Text, fake_in, from_scratch_in, on_in};
+use crate::cluster::{World, local_external, port, service_name};
+use crate::ipvs::{cluster_ip, ipvs, plain, real, tcp, weight};
+use crate::rig::{Mode, Rig, Text, fake_in, from_scratch_in, on_in, operations};
 
 fn state(scheduler: &str) -> ItemState {
     let scheduler = Scheduler::new(scheduler).unwrap();
@@ -187,6 +190,53 @@ fn a_set_that_cannot_grow_costs_those_who_find_no_room() {
     rig.sync();
     let served = |key: &ItemKey| matches!(key, ItemKey::RealServer(real) if real.address.to_string() == "10.244.1.2");
     assert!(rig.engine.kernel().inner.items.all.keys().any(served));
+}
+
+/// Two Services with one external IP and port, and what is special about the second one.
+fn rivals(also: fn(&mut Service)) -> World {
+    let external: IpAddr = "203.0.113.1".parse().unwrap();
+    World::default()
+        .service("api", 1, |service| {
+            service.cluster_ip_v6 = None;
+            service.external_ips = Box::new([external]);
+        })
+        .slice("api", "a", &["10.244.0.7"], |_| {})
+        .service("web", 2, |service| {
+            service.cluster_ip_v6 = None;
+            service.external_ips = Box::new([external]);
+            also(service);
+        })
+        .slice("web", "a", &["10.244.0.2"], |_| {})
+}
+
+#[test]
+fn of_two_services_at_one_address_and_port_one_has_it_with_his_endpoints_only() {
+    let both = rivals(|service| {
+        service.affinity_seconds = Some(60);
+        service.external_traffic_policy = TrafficPolicy::Local;
+    });
+    let mut web = both.clone();
+    web.services.remove(&service_name("api"));
+    let shared = tcp("203.0.113.1", 80);
+    let (first, second) = (real(shared, "10.244.0.7"), real(shared, "10.244.0.2"));
+    let mut rig = ipvs(&web);
+    assert_eq!(weight(rig.engine.kernel(), second), Some(1));
+    rig.apply(web.changes_to(&both));
+    rig.sync_and_drain();
+    assert_eq!([first, second].map(|real| weight(rig.engine.kernel(), real)), [Some(1), None]);
+    assert!(rig.text() == from_scratch_in(Mode::Ipvs, &both));
+    rig.engine.request_full();
+    let report = rig.sync();
+    assert_eq!((report.inconsistent_services, operations(&report)), (0, vec![]));
+    // When the first one goes, it is the other one's at once.
+    rig.apply(both.changes_to(&web));
+    assert!(rig.sync().success());
+    assert_eq!(weight(rig.engine.kernel(), second), Some(1));
+    rig.settle();
+    assert!(rig.text() == from_scratch_in(Mode::Ipvs, &web));
+    rig.apply(web.changes_to(&World::default()));
+    assert!(rig.sync().success());
+    assert!(rig.text() == from_scratch_in(Mode::Ipvs, &World::default()));
 }
 
 #[test]
