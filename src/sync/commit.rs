@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeSet, HashSet};
 
-use crate::kernel::{Area, Kernel, Table, TableId};
+use crate::kernel::{Area, ErrorKind, Kernel, Table, TableId};
 use crate::model::ServiceName;
 use crate::net::{IpFamily, PerFamily};
 use crate::sync::clock::Clock;
@@ -180,6 +180,9 @@ impl<K: Kernel, C: Clock> Engine<K, C> {
                 // Nothing of the other mode's can be found; this one does not need it.
                 Err(error) if matches!(area, Area::Items(_)) && !self.serves_items => {
                     tracing::debug!(%area, %error, "cannot look for leftovers");
+                    if error.kind != ErrorKind::Unsupported {
+                        run.unread_leftovers.push((area, error));
+                    }
                 }
                 Err(error) => run.failed_dumps.push((area, error)),
             }

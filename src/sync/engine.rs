@@ -112,6 +112,7 @@ pub(super) struct Run {
     pub(super) drift: BTreeMap<Area, u64>,
     pub(super) inconsistent: u64,
     pub(super) failed_dumps: Vec<(Area, KernelError)>,
+    pub(super) unread_leftovers: Vec<(Area, KernelError)>,
     /// Everyone whose objects were looked at.
     pub(super) touched: BTreeSet<OwnerId>,
 }
@@ -278,6 +279,7 @@ impl<K: Kernel, C: Clock> Engine<K, C> {
             drift: BTreeMap::new(),
             inconsistent: 0,
             failed_dumps: Vec::new(),
+            unread_leftovers: Vec::new(),
             touched: BTreeSet::new(),
         };
         let items = full || self.items_have_changed(start);

@@ -249,3 +249,14 @@ fn two_services_that_ask_for_one_virtual_server_differently_are_not_an_inconsist
     rig.engine.request_full();
     assert_eq!(rig.sync().inconsistent_services, 0);
 }
+
+#[test]
+fn leftovers_that_cannot_be_read_are_told_of_and_cost_iptables_mode_nothing() {
+    let world = plain(&["10.244.1.2"]);
+    let kernel = Refusing { inner: FakeKernel::default(), refuses: |_| false, unreadable: true };
+    let mut rig = on_in(Mode::Iptables, kernel, Options::default());
+    rig.apply(world.initial());
+    let report = rig.sync();
+    assert!(report.success() && report.healthy());
+    assert_eq!(report.unread_leftovers.len(), 2);
+}
