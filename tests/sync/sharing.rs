@@ -112,7 +112,7 @@ impl Kernel for Refusing {
         self.inner.flows(query)
     }
 
-    fn addresses(&mut self, family: IpFamily) -> Result<Vec<std::net::IpAddr>, KernelError> {
+    fn addresses(&mut self, family: IpFamily) -> Result<Vec<IpAddr>, KernelError> {
         self.inner.addresses(family)
     }
 
