@@ -56,5 +56,12 @@ pub(super) fn cleanup(flags: &Flags) -> anyhow::Result<()> {
     engine.apply(Change::Complete(Objects::Node));
     let Some(report) = engine.sync() else { bail!("nothing was done") };
     observer::log_report(&report);
-    if report.success() { Ok(()) } else { bail!("not everything could be removed") }
+    for (area, error) in &report.unread_leftovers {
+        tracing::warn!(%area, %error, "what is to be removed cannot be read");
+    }
+    if report.success() && report.unread_leftovers.is_empty() {
+        Ok(())
+    } else {
+        bail!("not everything could be removed")
+    }
 }

@@ -12,7 +12,7 @@ use crate::iptables::claims::Mode;
 use crate::iptables::names::*;
 use crate::iptables::{commented, from_pods, jump};
 use crate::ipvs::names::comment;
-use crate::ipvs::{IpvsSettings, Vips};
+use crate::ipvs::{IpvsSettings, Vips, route_source};
 use crate::kernel::rule::{ConntrackStates, Not, SetMatch, Sides, Target};
 use crate::kernel::{ChainBody, ChainKey, ChainName, ItemKey, ItemState, Rule, SetKey, SetKind, SetName, Table};
 use crate::net::{IpFamily, Protocol};
@@ -33,7 +33,7 @@ pub(super) fn base(settings: &IpvsSettings, node: &NodeContext) -> Fragment {
             out.items.push((ItemKey::Set(base.set(name)), ItemState::Capacity(SetKey::CAPACITY)));
         }
         for cidr in settings.service_cidrs(family) {
-            out.items.push((ItemKey::Route(cidr), ItemState::Source(node.node_ips[family])));
+            out.items.push((ItemKey::Route(cidr), route_source(node, family)));
         }
         out.shared_chains.push(ChainKey::new(family, Table::Filter, IPVS_OUT_FILTER));
         for (table, name, rules) in base.chains() {

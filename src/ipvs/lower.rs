@@ -10,7 +10,7 @@ use crate::backend::Fragment;
 use crate::compile::{NodeContext, NodePortAddresses, ServicePortPlan};
 use crate::iptables::names::IPVS_OUT_FILTER;
 use crate::iptables::rule_key;
-use crate::ipvs::{IpvsSettings, Vips};
+use crate::ipvs::{IpvsSettings, Vips, route_source};
 use crate::kernel::rule::Target;
 use crate::kernel::{
     ChainKey, Element, ItemKey, ItemState, Placement, RealKey, Rule, RuleKey, SetKey, SetName, Table, VirtualKey,
@@ -248,9 +248,7 @@ impl Port<'_> {
             // For IPv4 it does not look at this.
             Vips::Addresses => (ItemKey::Address(address), ItemState::Address { deprecated: family == IpFamily::V6 }),
             Vips::Routes { .. } if self.settings.service_cidrs(family).any(|cidr| cidr.contains(&address)) => return,
-            Vips::Routes { .. } => {
-                (ItemKey::Route(IpNet::from(address)), ItemState::Source(self.node.node_ips[family]))
-            }
+            Vips::Routes { .. } => (ItemKey::Route(IpNet::from(address)), route_source(self.node, family)),
         };
         self.added.items.push(item);
     }

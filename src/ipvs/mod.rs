@@ -7,13 +7,15 @@ mod render;
 
 pub use render::render_text;
 
+use std::net::IpAddr;
+
 use ipnet::IpNet;
 
 use crate::backend::{Backend, Fragment, RuleComments};
 use crate::compile::{NodeContext, ServicePortPlan};
 use crate::iptables::claims::Mode;
 use crate::kernel::item::Scheduler;
-use crate::kernel::{Claims, ItemClaims};
+use crate::kernel::{Claims, ItemClaims, ItemState};
 use crate::net::IpFamily;
 
 /// What can be set for IPVS mode and does not change while the program runs.
@@ -57,6 +59,13 @@ impl IpvsSettings {
         let usable = |cidr: &&IpNet| IpFamily::of_net(cidr) == family && cidr.prefix_len() > 0;
         cidrs.iter().filter(usable).map(IpNet::trunc).collect::<std::collections::BTreeSet<_>>().into_iter()
     }
+}
+
+/// The address from which the node sends along local routes: its own, if it has that. The kernel refuses a route with any other,
+/// and the Node object may tell one that is only translated to an address of the node.
+fn route_source(node: &NodeContext, family: IpFamily) -> ItemState {
+    let has = |ip: &IpAddr| node.node_addresses[family].binary_search(ip).is_ok();
+    ItemState::Source(node.node_ips[family].filter(has))
 }
 
 /// kube-proxy's IPVS mode, for both families.

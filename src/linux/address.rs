@@ -68,8 +68,8 @@ impl Drop for AddressWatch {
 }
 
 /// Starts a thread that calls `changed` with the addresses of both families: once at the beginning, and then whenever
-/// they are not what they were at the last call. A family that cannot be read counts as without addresses. When
-/// notifications were lost, everything is read anew. The watch belongs to the network namespace of the calling thread.
+/// they are not what they were at the last call. When they cannot be read, what was last told holds, and they are soon read
+/// again. When notifications were lost, everything is read anew. The watch belongs to the network namespace of the calling thread.
 pub fn watch_addresses(
     timeout: Duration,
     mut changed: impl FnMut(PerFamily<Vec<IpAddr>>) + Send + 'static,
@@ -80,14 +80,14 @@ pub fn watch_addresses(
     let (stopped, stop) =
         rustix::pipe::pipe().map_err(|error| failed(NetlinkError::Socket { errno: error.raw_os_error() }))?;
     let thread = std::thread::Builder::new().name("addresses".to_owned()).spawn(move || {
-        let mut known = None;
+        let (mut told, mut dummy) = (Told::default(), None);
         loop {
-            let (now, dummy) = read_all(timeout);
-            if known.as_ref() != Some(&now) {
-                known = Some(now.clone());
-                changed(now);
+            let found = read_all(timeout, &mut dummy);
+            let patience = found.is_err().then_some(RETRY);
+            if let Some(news) = told.news(found) {
+                changed(news);
             }
-            match wait_for_change(&mut connection, &stopped, dummy) {
+            match wait_for_change(&mut connection, &stopped, dummy, patience) {
                 Wait::Stopped => return,
                 Wait::Changed => {}
                 Wait::Failed => match reopen(timeout, &stopped) {
@@ -103,12 +103,35 @@ pub fn watch_addresses(
     Ok(AddressWatch { stop: Some(stop), thread: Some(thread) })
 }
 
-/// The addresses of both families, and the number of the dummy link.
-fn read_all(timeout: Duration) -> (PerFamily<Vec<IpAddr>>, Option<u32>) {
+/// What was told last.
+#[derive(Default)]
+struct Told(Option<PerFamily<Vec<IpAddr>>>);
+
+impl Told {
+    /// What is to be told now. A reading that failed says nothing: to take it for a node without addresses would close
+    /// all node ports.
+    fn news(&mut self, found: Result<PerFamily<Vec<IpAddr>>, NetlinkError>) -> Option<PerFamily<Vec<IpAddr>>> {
+        match found {
+            Ok(found) if self.0.as_ref() == Some(&found) => None,
+            Ok(found) => {
+                self.0 = Some(found.clone());
+                Some(found)
+            }
+            Err(error) => {
+                tracing::warn!(%error, "cannot read the addresses of this node; they are soon read again");
+                None
+            }
+        }
+    }
+}
+
+/// The addresses of both families. Tells the number of the dummy link as well, even if the rest fails.
+fn read_all(timeout: Duration, dummy: &mut Option<u32>) -> Result<PerFamily<Vec<IpAddr>>, NetlinkError> {
     // The notifications have a socket of their own: answers do not get among them.
-    let Ok(mut connection) = Connection::open(ROUTE, timeout) else { return Default::default() };
-    let dummy = dummy(&mut connection).unwrap_or_default();
-    (PerFamily::from_fn(|family| read(&mut connection, family, dummy).unwrap_or_default()), dummy)
+    let mut connection = Connection::open(ROUTE, timeout)?;
+    *dummy = self::dummy(&mut connection)?;
+    let mut read = |family| read(&mut connection, family, *dummy);
+    Ok(PerFamily { v4: read(IpFamily::V4)?, v6: read(IpFamily::V6)? })
 }
 
 fn subscribe(timeout: Duration) -> Result<Connection, NetlinkError> {
@@ -125,14 +148,21 @@ enum Wait {
 }
 
 /// Waits for an address that comes or goes, but not on the dummy link: there are thousands, and all are ours. One that was made
-/// after the last reading is not known yet, and counts once.
-fn wait_for_change(connection: &mut Connection, stopped: &OwnedFd, dummy: Option<u32>) -> Wait {
+/// after the last reading is not known yet, and counts once. After `patience` it is as if one had changed.
+fn wait_for_change(
+    connection: &mut Connection,
+    stopped: &OwnedFd,
+    dummy: Option<u32>,
+    patience: Option<Duration>,
+) -> Wait {
+    let patience = patience.map(|wait| Timespec { tv_sec: wait.as_secs() as i64, tv_nsec: 0 });
     loop {
         let mut ends = [
             PollFd::from_borrowed_fd(connection.descriptor(), PollFlags::IN),
             PollFd::from_borrowed_fd(stopped.as_fd(), PollFlags::IN),
         ];
-        match poll(&mut ends, None) {
+        match poll(&mut ends, patience.as_ref()) {
+            Ok(0) => return Wait::Changed,
             Ok(_) | Err(rustix::io::Errno::INTR) => {}
             Err(_) => return Wait::Failed,
         }
@@ -169,5 +199,26 @@ fn reopen(timeout: Duration, stopped: &OwnedFd) -> Option<Connection> {
         if let Ok(connection) = subscribe(timeout) {
             return Some(connection);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_reading_that_fails_does_not_make_the_addresses_go() {
+        let of = |texts: &[&str]| PerFamily {
+            v4: texts.iter().map(|text| text.parse().unwrap()).collect::<Vec<IpAddr>>(),
+            v6: Vec::new(),
+        };
+        let (one, two) = (of(&["192.0.2.1"]), of(&["192.0.2.1", "192.0.2.2"]));
+        let mut told = Told::default();
+        assert_eq!(told.news(Err(NetlinkError::Interrupted)), None);
+        assert_eq!(told.news(Ok(one.clone())), Some(one.clone()));
+        assert_eq!(told.news(Err(NetlinkError::Interrupted)), None);
+        assert_eq!(told.news(Ok(one)), None);
+        assert_eq!(told.news(Ok(two.clone())), Some(two));
+        assert_eq!(told.news(Ok(of(&[]))), Some(of(&[])));
     }
 }

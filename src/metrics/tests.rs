@@ -23,6 +23,7 @@ fn report(kind: SyncKind) -> SyncReport {
         drift: BTreeMap::new(),
         inconsistent_services: 0,
         failed_dumps: Vec::new(),
+        unread_leftovers: Vec::new(),
         failed: Vec::new(),
         programmed: Vec::new(),
         rules: BTreeMap::new(),

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeSet, HashSet};
 
-use crate::kernel::{Area, Kernel, Table, TableId};
+use crate::kernel::{Area, ErrorKind, Kernel, Table, TableId};
 use crate::model::ServiceName;
 use crate::net::{IpFamily, PerFamily};
 use crate::sync::clock::Clock;
@@ -10,13 +10,15 @@ use crate::sync::engine::{Engine, Run};
 use crate::sync::owner::OwnerId;
 use crate::sync::program::{OwnedOp, Plan, Plans, Programmer, Suspicion, plan_owner};
 
-/// What is kept back of a failed owner.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum AfterFailure {
-    /// Everything that stands on what failed.
-    HoldBack,
-    /// Nothing: what goes does not depend on what was to come.
-    GoOn,
+/// How often the hand-over from another mode is put off since the kernel does not take something of a Service.
+const PATIENCE: u32 = 5;
+
+/// Owners whose operations are kept back.
+type Held = PerFamily<BTreeSet<OwnerId>>;
+
+/// Those who have failed so far.
+fn failed(run: &Run) -> Held {
+    PerFamily::from_fn(|family| run.tally.failures[family].keys().copied().collect())
 }
 
 impl<K: Kernel, C: Clock> Engine<K, C> {
@@ -38,8 +40,9 @@ impl<K: Kernel, C: Clock> Engine<K, C> {
         self.count_endpoints(names);
         let quarantined: HashSet<OwnerId> =
             self.owners.waiting().filter(|(_, _, retry)| retry.culprit).map(|(id, _, _)| id).collect();
-        for name in names {
-            let Some((id, fragment)) = self.compile(name) else { continue };
+        let mut names = names.iter().cloned();
+        while let Some(name) = names.next().or_else(|| self.disputes.pop()) {
+            let Some((id, fragment)) = self.compile(&name) else { continue };
             run.compiled += 1;
             self.plan(id, fragment, &mut plans, run);
             for family in IpFamily::ALL {
@@ -80,16 +83,34 @@ impl<K: Kernel, C: Clock> Engine<K, C> {
     fn commit(&mut self, mut plans: Plans, quarantined: &HashSet<OwnerId>, hands_over: PerFamily<bool>, run: &mut Run) {
         plans.items.finish(&self.ledger.items, &self.context.node_name);
         let (items, mut chains) = (plans.items, plans.families);
-        self.commit_items(items.entries, AfterFailure::HoldBack, run);
+        self.commit_items(items.entries, &failed(run), run);
         for family in IpFamily::ALL.into_iter().filter(|family| !hands_over[*family]) {
             self.commit_chains(family, std::mem::take(&mut chains[family]), quarantined, run);
         }
-        self.commit_items(items.servers, AfterFailure::HoldBack, run);
+        let unguarded = failed(run);
+        self.commit_items(items.servers, &unguarded, run);
         for family in IpFamily::ALL.into_iter().filter(|family| hands_over[*family]) {
-            self.commit_chains(family, std::mem::take(&mut chains[family]), quarantined, run);
+            self.hand_over(family, std::mem::take(&mut chains[family]), quarantined, run);
         }
-        self.commit_items(items.removals, AfterFailure::GoOn, run);
-        self.commit_items(items.entry_removals, AfterFailure::HoldBack, run);
+        // What goes does not depend on what was to come, but the last part tells whose the first one is.
+        let mut held = self.commit_items(items.removals, &Held::default(), run);
+        IpFamily::ALL.iter().for_each(|family| held[*family].extend(&unguarded[*family]));
+        self.commit_items(items.entry_removals, &held, run);
+    }
+
+    /// Swaps the rules of another mode for those of this one, and removes what is left of the former when the latter stand. If not
+    /// all virtual servers are ready, the other mode goes on for now; single ones that the kernel does not take are not waited
+    /// for without end.
+    fn hand_over(&mut self, family: IpFamily, mut plan: Plan, quarantined: &HashSet<OwnerId>, run: &mut Run) {
+        let attempts = self.owners.get(OwnerId::BASE).and_then(|base| base.retry.as_ref()).map_or(0, |it| it.attempts);
+        let failures = &mut run.tally.failures[family];
+        let waits = |culprit: bool| !culprit || attempts < PATIENCE;
+        if let Some((error, _)) = failures.values().find(|(_, culprit)| waits(*culprit)).cloned() {
+            failures.entry(OwnerId::BASE).or_insert((error, false));
+        }
+        let leftovers = plan.split_off_leftovers();
+        self.commit_chains(family, plan, quarantined, run);
+        self.commit_chains(family, leftovers, quarantined, run);
     }
 
     fn commit_chains(&mut self, family: IpFamily, plan: Plan, quarantined: &HashSet<OwnerId>, run: &mut Run) {
@@ -98,13 +119,13 @@ impl<K: Kernel, C: Clock> Engine<K, C> {
         }
     }
 
-    fn commit_items(&mut self, mut ops: Vec<OwnedOp>, after_failure: AfterFailure, run: &mut Run) {
+    /// Returns who failed.
+    fn commit_items(&mut self, mut ops: Vec<OwnedOp>, held: &Held, run: &mut Run) -> Held {
         ops.retain(|owned| {
-            let failed = |family: IpFamily| run.tally.failures[family].contains_key(&owned.owner);
             let mut families = crate::sync::items::families_of(&owned.op).filter(|family| self.may_write(*family, run));
-            families.any(|family| after_failure == AfterFailure::GoOn || !failed(family))
+            families.any(|family| !held[family].contains(&owned.owner))
         });
-        self.programmer(run, &HashSet::new()).commit_items(ops);
+        self.programmer(run, &HashSet::new()).commit_items(ops)
     }
 
     /// Whether a family's chains are those of a mode that serves without items, while this one serves with them.
@@ -159,6 +180,9 @@ impl<K: Kernel, C: Clock> Engine<K, C> {
                 // Nothing of the other mode's can be found; this one does not need it.
                 Err(error) if matches!(area, Area::Items(_)) && !self.serves_items => {
                     tracing::debug!(%area, %error, "cannot look for leftovers");
+                    if error.kind != ErrorKind::Unsupported {
+                        run.unread_leftovers.push((area, error));
+                    }
                 }
                 Err(error) => run.failed_dumps.push((area, error)),
             }

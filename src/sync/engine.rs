@@ -10,6 +10,7 @@ use crate::kernel::{Area, Kernel, KernelError, Table};
 use crate::model::{Change, Cluster, Dirty, Node, ServiceName};
 use crate::net::{IpFamily, PerFamily};
 use crate::sync::clock::Clock;
+use crate::sync::dispute::Disputes;
 use crate::sync::drain::Drains;
 use crate::sync::flows::FlowCleaner;
 use crate::sync::items::Items;
@@ -87,6 +88,7 @@ pub struct Engine<K, C> {
     pub(super) ledger: Ledger,
     pub(super) owners: Owners,
     pub(super) drains: Drains,
+    pub(super) disputes: Disputes,
     pub(super) flows: FlowCleaner,
     /// When to try again a clean-up of flows that failed.
     pub(super) flow_retry: Option<Instant>,
@@ -110,6 +112,7 @@ pub(super) struct Run {
     pub(super) drift: BTreeMap<Area, u64>,
     pub(super) inconsistent: u64,
     pub(super) failed_dumps: Vec<(Area, KernelError)>,
+    pub(super) unread_leftovers: Vec<(Area, KernelError)>,
     /// Everyone whose objects were looked at.
     pub(super) touched: BTreeSet<OwnerId>,
 }
@@ -136,6 +139,7 @@ impl<K: Kernel, C: Clock> Engine<K, C> {
             ledger: Ledger::new(Items::new(item_claims)),
             owners: Owners::default(),
             drains: Drains::default(),
+            disputes: Disputes::default(),
             flows: FlowCleaner::default(),
             flow_retry: None,
             work: Work { base: true, all_services: true, ..Work::default() },
@@ -275,6 +279,7 @@ impl<K: Kernel, C: Clock> Engine<K, C> {
             drift: BTreeMap::new(),
             inconsistent: 0,
             failed_dumps: Vec::new(),
+            unread_leftovers: Vec::new(),
             touched: BTreeSet::new(),
         };
         let items = full || self.items_have_changed(start);

@@ -1,12 +1,12 @@
 //! The part of the ledger that holds items, and the order in which what is pending for them is carried out.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::hash::BuildHasher;
 
 use foldhash::fast::FixedState;
 
 use crate::kernel::census::Census;
-use crate::kernel::{ItemClaims, ItemDump, ItemKey, ItemKind, ItemState, Op, SetKey, SetKind, VirtualKey};
+use crate::kernel::{ItemClaims, ItemDump, ItemKey, ItemKind, ItemState, Op, RealKey, SetKey, SetKind, VirtualKey};
 use crate::net::{IpFamily, Protocol};
 use crate::sync::owner::{Owner, OwnerId, Owners};
 use crate::sync::program::OwnedOp;
@@ -31,6 +31,11 @@ pub(crate) struct Items {
     census: Census,
     /// Items known to exist, by family (IPv4 for the link) and kind.
     counts: BTreeMap<(IpFamily, ItemKind), u64>,
+    /// Real servers of virtual servers that are none of our business. They become somebody's as soon as he wants the virtual
+    /// server.
+    unclaimed: HashMap<VirtualKey, BTreeSet<RealKey>>,
+    /// Virtual servers that nobody wants any more, for those who were turned away there.
+    vacated: Vec<VirtualKey>,
 }
 
 impl Items {
@@ -46,6 +51,9 @@ impl Items {
             self.tracked.want(&key, id, state);
             owner.items.push(key);
         }
+        if !self.unclaimed.is_empty() {
+            self.claim(owner);
+        }
         if old.is_empty() {
             return;
         }
@@ -53,7 +61,12 @@ impl Items {
         let left: Vec<ItemKey> = old.into_iter().filter(|key| !kept.contains(key)).collect();
         for key in left {
             self.tracked.unwant(&key, id);
-            if !self.forget_excluded(&key) && self.tracked.contains(&key) {
+            if let ItemKey::VirtualServer(server) = key
+                && self.tracked.wanted(&key).is_none()
+            {
+                self.vacated.push(server);
+            }
+            if !self.leave_excluded(&key) && self.tracked.contains(&key) {
                 owner.items.push(key);
             }
         }
@@ -73,19 +86,38 @@ impl Items {
         }
     }
 
+    /// The virtual servers that nobody wants any more since this was last asked.
+    pub(crate) fn take_vacated(&mut self) -> Vec<VirtualKey> {
+        std::mem::take(&mut self.vacated)
+    }
+
+    /// What was found in virtual servers that an owner wants and that were nobody's is his to remove.
+    fn claim(&mut self, owner: &mut Owner) {
+        let mut claimed = Vec::new();
+        for key in &owner.items {
+            if let ItemKey::VirtualServer(server) = key
+                && let Some(reals) = self.unclaimed.remove(server)
+            {
+                let reals = reals.into_iter().map(ItemKey::RealServer);
+                claimed.extend(reals.filter(|real| self.tracked.pending(real) == Some(Pending::Remove)));
+            }
+        }
+        owner.items.append(&mut claimed);
+    }
+
     /// An excluded virtual server that nobody wants any more stays as it is.
-    fn forget_excluded(&mut self, key: &ItemKey) -> bool {
+    fn leave_excluded(&mut self, key: &ItemKey) -> bool {
         let server = match key {
             ItemKey::VirtualServer(server) => server,
             ItemKey::RealServer(real) => &real.server,
             _ => return false,
         };
         let unwanted = self.tracked.wanted(&ItemKey::VirtualServer(*server)).is_none();
-        let forget = unwanted && self.tracked.wanted(key).is_none() && self.claims.excludes(server.address);
-        if forget {
-            self.learn(key, None);
+        let leave = unwanted && self.tracked.wanted(key).is_none() && self.claims.excludes(server.address);
+        if leave && let ItemKey::RealServer(real) = key {
+            self.unclaimed.entry(real.server).or_default().insert(*real);
         }
-        forget
+        leave
     }
 
     /// The owner wants this item, besides what he wants already.
@@ -127,7 +159,7 @@ impl Items {
     pub(crate) fn is_wanted_like(&self, id: OwnerId, owner: &Owner, items: &[(ItemKey, ItemState)]) -> bool {
         let wants = |key: &ItemKey| self.tracked.wants(key, id);
         owner.items.iter().filter(|key| wants(key)).count() == items.len()
-            && items.iter().all(|(key, state)| wants(key) && self.tracked.wanted(key).is_some_and(|it| it.same(state)))
+            && items.iter().all(|(key, state)| self.tracked.wanted_by(key, id).is_some_and(|it| it.same(state)))
     }
 
     /// Owners of items that are wanted and not as they should be. A pass over everything.
@@ -175,6 +207,16 @@ impl Items {
         }
     }
 
+    /// A real server that was found and that nobody wants is left alone, unless somebody wants its virtual server.
+    fn leave_unclaimed(&mut self, owners: &mut Owners, key: ItemKey) {
+        let ItemKey::RealServer(real) = key else { return };
+        if self.tracked.wanted(&ItemKey::VirtualServer(real.server)).is_none() {
+            self.unclaimed.entry(real.server).or_default().insert(real);
+        } else if let Some(strays) = owners.get_mut(OwnerId::STRAYS) {
+            strays.items.push(key);
+        }
+    }
+
     /// Takes a dump for the truth about the items of a family. Returns how many were other than known, and gives what is ours
     /// and wanted by nobody to [`OwnerId::STRAYS`].
     pub(crate) fn observe(&mut self, owners: &mut Owners, family: IpFamily, dump: ItemDump) -> u64 {
@@ -201,8 +243,8 @@ impl Items {
         // Virtual servers of others are known, so that a Service that wants the same address and port finds them.
         for (key, state) in foreign {
             self.learn(&key, Some(state));
+            self.leave_unclaimed(owners, key);
         }
-        let Some(strays) = owners.get_mut(OwnerId::STRAYS) else { return drift };
         for (key, state) in ours {
             let server = match key {
                 ItemKey::VirtualServer(server) => Some(server),
@@ -211,10 +253,17 @@ impl Items {
             };
             drift += 1;
             self.learn(&key, Some(state));
-            if !server.is_some_and(|server| self.claims.excludes(server.address)) {
+            if server.is_some_and(|server| self.claims.excludes(server.address)) {
+                self.leave_unclaimed(owners, key);
+            } else if let Some(strays) = owners.get_mut(OwnerId::STRAYS) {
                 strays.items.push(key);
             }
         }
+        let tracked = &self.tracked;
+        self.unclaimed.retain(|_, reals| {
+            reals.retain(|real| tracked.known(&ItemKey::RealServer(*real)).is_some());
+            !reals.is_empty()
+        });
         drift
     }
 }
@@ -290,16 +339,18 @@ impl ItemPlan {
 
     /// A set that is too small becomes larger before it gets more elements.
     fn make_room(&mut self, items: &Items) {
-        let mut needed: BTreeMap<SetKey, u32> = BTreeMap::new();
+        // With the owner of the last one: who lacks room should the set not become larger.
+        let mut needed: BTreeMap<SetKey, (u32, OwnerId)> = BTreeMap::new();
         for owned in &self.entries {
             if let Some(ItemKey::Element(set, _)) = key_of(&owned.op)
                 && set.name.kind() != SetKind::Port
             {
-                let before = || items.census.elements(set);
-                *needed.entry(*set).or_insert_with(before) += 1;
+                let (needed, last) = needed.entry(*set).or_insert_with(|| (items.census.elements(set), owned.owner));
+                *needed += 1;
+                *last = owned.owner;
             }
         }
-        for (set, needed) in needed {
+        for (set, (needed, owner)) in needed {
             let key = ItemKey::Set(set);
             let known = match items.tracked.known(&key) {
                 Some(ItemState::Capacity(capacity)) => capacity,
@@ -313,7 +364,7 @@ impl ItemPlan {
             match own.map(|owned| &mut owned.op) {
                 Some(Op::AddItem(_, planned) | Op::ChangeItem(_, planned)) => *planned = state,
                 Some(_) | None => {
-                    self.entries.insert(0, OwnedOp { owner: OwnerId::BASE, op: Op::ChangeItem(key, state) });
+                    self.entries.insert(0, OwnedOp { owner, op: Op::ChangeItem(key, state) });
                 }
             }
         }

@@ -23,7 +23,8 @@ impl<K: Kernel, C: Clock> Engine<K, C> {
             return None;
         }
         let id = self.owners.intern(name);
-        let fragment = self.lower(&plans);
+        let mut fragment = self.lower(&plans);
+        self.settle_disputes(name, id, &mut fragment);
         let udp = udp_frontends(&plans);
         if let Some(owner) = self.owners.get_mut(id) {
             let old = std::mem::replace(&mut owner.udp, udp);
@@ -54,6 +55,7 @@ impl<K: Kernel, C: Clock> Engine<K, C> {
     /// has said what he wants: one may leave what another one takes.
     pub(super) fn plan(&mut self, id: OwnerId, fragment: Fragment, plans: &mut Plans, run: &mut Run) {
         let bodies = self.ledger.set_wanted(&mut self.owners, id, fragment);
+        self.reopen_disputes();
         run.touched.insert(id);
         if let Some(owner) = self.owners.get(id) {
             plan_owner(plans, &self.ledger, id, owner, bodies);
@@ -82,7 +84,8 @@ impl<K: Kernel, C: Clock> Engine<K, C> {
         let stale = |name: &&ServiceName| dirty.contains(*name) || self.work.base || self.work.all_services;
         for name in self.owners.names().filter(|name| !stale(name)) {
             let Some(id) = self.owners.find(name) else { continue };
-            if !self.ledger.is_wanted_like(&self.owners, id, &self.lower(&self.plans(name))) {
+            let fragment = self.settled_fragment(name, id, self.lower(&self.plans(name)));
+            if !self.ledger.is_wanted_like(&self.owners, id, &fragment) {
                 tracing::error!(service = %name, "incremental state differs from the one computed from scratch");
                 run.inconsistent += 1;
             }

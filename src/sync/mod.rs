@@ -13,6 +13,7 @@
 mod cleanup;
 pub mod clock;
 mod commit;
+mod dispute;
 mod drain;
 mod engine;
 mod figures;

@@ -56,6 +56,14 @@ impl Plan {
         let new = Plan { chains: new, ..Plan::default() };
         Plan { chains: visible, ..std::mem::replace(self, new) }
     }
+
+    /// Splits off the removal of what nobody wants.
+    pub(crate) fn split_off_leftovers(&mut self) -> Plan {
+        let is_stray = |(owner, _): &(OwnerId, RuleKey)| *owner == OwnerId::STRAYS;
+        let (deletes, kept) = std::mem::take(&mut self.deletes).into_iter().partition(is_stray);
+        self.deletes = kept;
+        Plan { deletes, chain_deletes: std::mem::take(&mut self.chain_deletes), ..Plan::default() }
+    }
 }
 
 /// Everything that is pending, of all kinds.
@@ -391,7 +399,9 @@ impl<K: Kernel, C: Clock> Programmer<'_, K, C> {
     }
 
     /// Carries out operations on items in their order. Each stands for itself: the others of its owner are not held back here.
-    pub(crate) fn commit_items(&mut self, ops: Vec<OwnedOp>) {
+    /// Returns who failed.
+    pub(crate) fn commit_items(&mut self, ops: Vec<OwnedOp>) -> PerFamily<BTreeSet<OwnerId>> {
+        let mut failed: PerFamily<BTreeSet<OwnerId>> = PerFamily::default();
         let (owners, ops): (Vec<OwnerId>, Vec<Op>) = ops.into_iter().map(|owned| (owned.owner, owned.op)).unzip();
         let results = self.send(&ops);
         for ((owner, op), result) in owners.into_iter().zip(&ops).zip(results) {
@@ -409,8 +419,12 @@ impl<K: Kernel, C: Clock> Programmer<'_, K, C> {
                 }
                 ErrorKind::Aborted | ErrorKind::Denied => false,
             };
-            families_of(op).for_each(|family| self.tally.fail(family, owner, &error, culprit));
+            for family in families_of(op) {
+                self.tally.fail(family, owner, &error, culprit);
+                failed[family].insert(owner);
+            }
         }
+        failed
     }
 
     /// Sends one transaction of operations on chains and rules and records every result.

@@ -53,6 +53,8 @@ pub struct SyncReport {
     pub inconsistent_services: u64,
     /// Dumps that failed.
     pub failed_dumps: Vec<(Area, KernelError)>,
+    /// Where leftovers of a mode that serves with items could not be looked for. This mode does its work all the same.
+    pub unread_leftovers: Vec<(Area, KernelError)>,
     /// What is not in the kernel as it should be, and why.
     pub failed: Vec<FailedOwner>,
     /// Services that are programmed now, with the time from the cause of a change to now, one entry for each

@@ -98,6 +98,7 @@ impl<K: Kernel, C: Clock> Engine<K, C> {
             drift: run.drift,
             inconsistent_services: run.inconsistent,
             failed_dumps: run.failed_dumps,
+            unread_leftovers: run.unread_leftovers,
             failed: failed.collect(),
             programmed,
             rules,

@@ -100,6 +100,12 @@ impl<K: Eq + Hash + Clone, V: State> Tracked<K, V> {
         self.entries.get(key)?.wants.first().map(|(_, value)| *value)
     }
 
+    /// How this owner wants the object.
+    pub(crate) fn wanted_by(&self, key: &K, owner: OwnerId) -> Option<V> {
+        let wants = &self.entries.get(key)?.wants;
+        wants.iter().find(|(other, _)| *other == owner).map(|(_, value)| *value)
+    }
+
     /// What the kernel is known to hold.
     pub(crate) fn known(&self, key: &K) -> Option<V> {
         self.entries.get(key)?.known

@@ -71,9 +71,9 @@ pub(crate) fn change(rig: &mut Rig<FakeKernel>, from: &World, to: &World) -> Syn
 }
 
 /// Carries out one operation after the other and looks at the kernel after each.
-struct Watched {
-    inner: FakeKernel,
-    look: fn(&FakeKernel),
+pub(crate) struct Watched {
+    pub(crate) inner: FakeKernel,
+    pub(crate) look: fn(&FakeKernel),
 }
 
 impl Kernel for Watched {
@@ -440,7 +440,7 @@ fn nodes_do_not_all_begin_with_the_same_endpoint() {
 }
 
 /// Each Service answers at every moment, by the rules of one mode or by a virtual server of the other.
-fn serves(kernel: &FakeKernel) {
+pub(crate) fn serves(kernel: &FakeKernel) {
     let dispatched = rules(kernel, IpFamily::V4).contains("-d 10.96.0.1/32 -p tcp");
     let dispatched = dispatched && rules(kernel, IpFamily::V4).contains("-j KUBE-SVC-");
     let balanced = servers(kernel).get(&cluster_ip()).is_some_and(|weights| weights.contains(&1))

@@ -176,7 +176,12 @@ fn loopback_sources_are_left_alone_first_of_all() {
 
 #[test]
 fn unused_cluster_ips_are_closed_where_routes_make_them_local() {
-    let node = node(|node| node.node_ips.v4 = Some("192.168.0.2".parse().unwrap()));
+    let node = node(|node| {
+        node.node_ips.v4 = Some("192.168.0.2".parse().unwrap());
+        node.node_addresses.v4 = vec!["192.168.0.2".parse().unwrap()];
+        // The kernel takes no route from an address that the node does not have, as behind the address translation of a cloud.
+        node.node_ips.v6 = Some("fd00:9::2".parse().unwrap());
+    });
     let backend = with_routes(&["10.96.0.1/12", "10.96.0.0/12", "fd00::/108", "0.0.0.0/0"]);
     let out = backend.base(&node);
     let routes: Vec<String> = out
