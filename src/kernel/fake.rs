@@ -335,7 +335,7 @@ impl Kernel for FakeKernel {
 
     fn items(&mut self, family: IpFamily, _: &ItemClaims) -> Result<ItemDump, KernelError> {
         self.item_dumps += 1;
-        Ok(self.items.dump(family))
+        Ok(self.items.dump(family, &self.addresses[family]))
     }
 
     fn census(&mut self, families: PerFamily<bool>) -> Option<Census> {

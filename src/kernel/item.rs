@@ -270,13 +270,22 @@ impl ItemClaims {
 }
 
 /// The addresses and ports that our sets tell of: by them a restarted process recognises its virtual servers.
+///
+/// A set of node ports tells no address. What else has such a port number is ours on the addresses of this host only: another
+/// program may balance the same port on an address that this host does not have now.
 #[derive(Clone, Debug, Default)]
 pub struct Registry {
+    local: HashSet<IpAddr>,
     services: HashSet<(IpAddr, Protocol, u16)>,
     node_ports: HashSet<(IpFamily, Protocol, u16)>,
 }
 
 impl Registry {
+    /// An empty one, on a host with these addresses.
+    pub fn new(local: impl IntoIterator<Item = IpAddr>) -> Registry {
+        Registry { local: local.into_iter().collect(), ..Registry::default() }
+    }
+
     /// Enters an element that a set holds.
     pub fn add(&mut self, set: SetKey, element: &Element) {
         match (set.name, element) {
@@ -303,7 +312,8 @@ impl Registry {
     /// Whether a virtual server is one of ours.
     pub fn knows(&self, server: &VirtualKey) -> bool {
         self.services.contains(&(server.address, server.protocol, server.port))
-            || self.node_ports.contains(&(server.family(), server.protocol, server.port))
+            || (self.node_ports.contains(&(server.family(), server.protocol, server.port))
+                && self.local.contains(&server.address))
     }
 }
 
@@ -348,7 +358,7 @@ mod tests {
 
     #[test]
     fn a_virtual_server_is_ours_if_a_set_tells_of_it() {
-        let mut registry = Registry::default();
+        let mut registry = Registry::new(["192.168.0.1", "fd00::1"].map(|text| text.parse().unwrap()));
         let set = |name| SetKey { family: IpFamily::V4, name };
         let vip: IpAddr = "10.96.0.1".parse().unwrap();
         registry.add(set(SetName::ClusterIp), &Element::IpPort(vip, Protocol::Tcp, 443));
@@ -362,6 +372,7 @@ mod tests {
             server("10.96.0.1", Protocol::Tcp, 80),
             server("10.96.0.2", Protocol::Tcp, 443),
             server("192.168.0.1", Protocol::Tcp, 30053),
+            server("192.0.2.1", Protocol::Udp, 30053),
             server("fd00::1", Protocol::Udp, 30053),
         ] {
             assert!(!registry.knows(&foreign), "{foreign}");

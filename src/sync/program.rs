@@ -407,7 +407,7 @@ impl<K: Kernel, C: Clock> Programmer<'_, K, C> {
         for ((owner, op), result) in owners.into_iter().zip(&ops).zip(results) {
             let Err(error) = result else { continue };
             let culprit = match error.kind {
-                ErrorKind::Rejected | ErrorKind::Busy | ErrorKind::NoSpace | ErrorKind::Unsupported => true,
+                ErrorKind::Rejected | ErrorKind::Busy => true,
                 ErrorKind::Exists | ErrorKind::NotFound => {
                     self.tally.suspect.items = true;
                     true
@@ -417,7 +417,8 @@ impl<K: Kernel, C: Clock> Programmer<'_, K, C> {
                     self.tally.suspect.items = true;
                     false
                 }
-                ErrorKind::Aborted | ErrorKind::Denied => false,
+                // About the node and not about one object: no memory, no rights, a module that is gone.
+                ErrorKind::NoSpace | ErrorKind::Unsupported | ErrorKind::Aborted | ErrorKind::Denied => false,
             };
             for family in families_of(op) {
                 self.tally.fail(family, owner, &error, culprit);

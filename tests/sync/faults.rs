@@ -69,7 +69,7 @@ impl Ground {
         assert_eq!(restarted.text(), *wanted, "{mode:?} {fault:?} after a restart");
 
         // As the first sync on a node that has nothing.
-        let mut fresh = faulty_in(*mode, FakeKernel::default(), fault, options);
+        let mut fresh = faulty_in(*mode, crate::rig::node(), fault, options);
         fresh.apply(after().initial());
         fresh.settle();
         assert_eq!(fresh.text(), *wanted, "{mode:?} {fault:?} on a fresh node");
@@ -125,7 +125,7 @@ fn every_operation_of_a_large_first_fill_failing_converges() {
             for kind in [ErrorKind::Rejected, ErrorKind::Aborted, ErrorKind::Unknown, ErrorKind::Transient] {
                 for at in (0..400).step_by(37) {
                     let options = Options { operations_per_transaction: limit, ..Options::default() };
-                    let mut rig = faulty_in(mode, FakeKernel::default(), Fault::Operation(at, kind), options);
+                    let mut rig = faulty_in(mode, crate::rig::node(), Fault::Operation(at, kind), options);
                     rig.apply(world.initial());
                     rig.settle();
                     assert!(rig.text() == wanted, "{mode:?}: {kind:?} at {at} with limit {limit}");
@@ -215,7 +215,7 @@ pub(crate) fn picky(names_culprit: bool) -> (Rig<Picky>, World) {
         &crate::rig::context(),
     );
     let chain = portolan::iptables::names::endpoint_chain(&plans[0].name, plans[0].endpoints[0].socket);
-    let kernel = Picky { inner: FakeKernel::default(), refused: [chain.to_string()].into(), names_culprit };
+    let kernel = Picky { inner: crate::rig::node(), refused: [chain.to_string()].into(), names_culprit };
     let mut rig = on(kernel, Options::default());
     rig.apply(world.initial());
     (rig, world)

@@ -153,7 +153,8 @@ fn rules(kernel: &FakeKernel, family: IpFamily) -> String {
 
 /// Whatever is there is guarded: no virtual server without the rules and elements that masquerade and filter its traffic.
 fn guarded(kernel: &FakeKernel) {
-    let mut registry = Registry::default();
+    let local = &kernel.addresses;
+    let mut registry = Registry::new(local.v4.iter().chain(&local.v6).copied());
     for key in kernel.items.all.keys() {
         if let ItemKey::Element(set, element) = key {
             registry.add(*set, element);
@@ -204,7 +205,7 @@ fn never_empty(kernel: &FakeKernel) {
 
 #[test]
 fn a_new_node_has_no_moment_without_guard_and_no_empty_virtual_server() {
-    let mut rig = on_in(Mode::Ipvs, Watched { inner: FakeKernel::default(), look: never_empty }, Options::default());
+    let mut rig = on_in(Mode::Ipvs, Watched { inner: crate::rig::node(), look: never_empty }, Options::default());
     rig.apply(slice(web(), &["10.244.0.2", "10.244.1.2"]).initial());
     assert!(rig.sync().success());
     let servers = servers(&rig.engine.kernel().inner);
@@ -214,7 +215,7 @@ fn a_new_node_has_no_moment_without_guard_and_no_empty_virtual_server() {
 #[test]
 fn replacing_every_endpoint_leaves_no_virtual_server_empty() {
     let (before, after) = (slice(web(), &["10.244.0.2", "10.244.0.3"]), slice(web(), &["10.244.0.4", "10.244.0.5"]));
-    let mut rig = on_in(Mode::Ipvs, Watched { inner: FakeKernel::default(), look: never_empty }, Options::default());
+    let mut rig = on_in(Mode::Ipvs, Watched { inner: crate::rig::node(), look: never_empty }, Options::default());
     rig.apply(before.initial());
     assert!(rig.sync().success());
     rig.apply(before.changes_to(&after));
@@ -229,7 +230,7 @@ fn replacing_every_endpoint_leaves_no_virtual_server_empty() {
 #[test]
 fn whatever_goes_is_guarded_to_the_end() {
     for (_, world) in crate::sequences::states() {
-        let mut rig = on_in(Mode::Ipvs, Watched { inner: FakeKernel::default(), look: guarded }, Options::default());
+        let mut rig = on_in(Mode::Ipvs, Watched { inner: crate::rig::node(), look: guarded }, Options::default());
         let full = slice(web(), &["10.244.0.2", "10.244.1.2"]);
         rig.apply(full.initial());
         assert!(rig.sync().success());
@@ -271,7 +272,7 @@ fn foreign(kernel: &mut FakeKernel) -> Vec<ItemKey> {
 #[test]
 fn virtual_servers_of_others_are_left_alone_through_everything() {
     let world = slice(web(), &["10.244.0.2", "10.244.1.2"]);
-    let mut kernel = FakeKernel::default();
+    let mut kernel = crate::rig::node();
     let theirs = foreign(&mut kernel);
     let there = |kernel: &FakeKernel| theirs.iter().all(|key| kernel.items.all.contains_key(key));
     let mut rig = on_in(Mode::Ipvs, kernel, Options::default());
@@ -325,7 +326,7 @@ fn excluded_virtual_servers_are_never_deleted() {
             Options::default(),
         )
     };
-    let mut engine = start(FakeKernel::default());
+    let mut engine = start(crate::rig::node());
     world.initial().into_iter().for_each(|change| engine.apply(change));
     assert!(engine.sync().unwrap().success());
     world.changes_to(&World::default()).into_iter().for_each(|change| engine.apply(change));
@@ -421,7 +422,7 @@ fn nodes_do_not_all_begin_with_the_same_endpoint() {
     let world = plain(&addresses.iter().map(String::as_str).collect::<Vec<_>>());
     let order = |node: &'static str| {
         let context_of = move |_: &_, _: &_| NodeContext { node_name: node.into(), ..Mode::Ipvs.context() };
-        let kernel = RecordingKernel::new(FakeKernel::default());
+        let kernel = RecordingKernel::new(crate::rig::node());
         let clock = portolan::sync::clock::TestClock::default();
         let mut engine = Engine::new(kernel, clock, Mode::Ipvs.backend(), Box::new(context_of), Options::default());
         world.initial().into_iter().for_each(|change| engine.apply(change));

@@ -55,12 +55,17 @@ pub(crate) struct Rig<K> {
     pub mode: Mode,
 }
 
+/// The kernel of a node that has its addresses and nothing else.
+pub(crate) fn node() -> FakeKernel {
+    FakeKernel { addresses: Mode::Ipvs.context().node_addresses, ..FakeKernel::default() }
+}
+
 pub(crate) fn fake() -> Rig<FakeKernel> {
     fake_in(Mode::Iptables)
 }
 
 pub(crate) fn fake_in(mode: Mode) -> Rig<FakeKernel> {
-    on_in(mode, FakeKernel::default(), Options::default())
+    on_in(mode, node(), Options::default())
 }
 
 pub(crate) fn faulty_in(

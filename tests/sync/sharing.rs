@@ -253,7 +253,7 @@ fn two_services_that_ask_for_one_virtual_server_differently_are_not_an_inconsist
 #[test]
 fn leftovers_that_cannot_be_read_are_told_of_and_cost_iptables_mode_nothing() {
     let world = plain(&["10.244.1.2"]);
-    let kernel = Refusing { inner: FakeKernel::default(), refuses: |_| false, unreadable: true };
+    let kernel = Refusing { inner: crate::rig::node(), refuses: |_| false, unreadable: true };
     let mut rig = on_in(Mode::Iptables, kernel, Options::default());
     rig.apply(world.initial());
     let report = rig.sync();

@@ -382,7 +382,8 @@ fn check(setup: &Setup, settings: IpvsSettings) {
     for (result, operation) in kernel.apply(&operations).into_iter().zip(&operations) {
         assert_eq!(result, Ok(()), "{operation}");
     }
-    let mut registry = Registry::default();
+    let local = &setup.node.node_addresses;
+    let mut registry = Registry::new(local.v4.iter().chain(&local.v6).copied());
     for (key, state) in &out.items {
         match (key, state) {
             (ItemKey::Element(set, element), ItemState::Present) => registry.add(*set, element),

@@ -158,8 +158,8 @@ impl FakeItems {
     }
 
     /// What exists in a family, sorted into ours and others'.
-    pub(super) fn dump(&self, family: IpFamily) -> ItemDump {
-        let mut registry = Registry::default();
+    pub(super) fn dump(&self, family: IpFamily, local: &[IpAddr]) -> ItemDump {
+        let mut registry = Registry::new(local.iter().copied());
         for key in self.all.keys() {
             if let ItemKey::Element(set, element) = key {
                 registry.add(*set, element);

@@ -14,6 +14,7 @@ use crate::kernel::item::Registry;
 use crate::kernel::{
     Connections, ErrorKind, ItemClaims, ItemDump, ItemKey, ItemKind, KernelError, Op, RealKey, VirtualKey,
 };
+use crate::linux::address;
 use crate::net::{IpFamily, Protocol};
 use crate::netlink::{NetlinkError, errno};
 
@@ -35,7 +36,9 @@ pub(super) struct Found {
 pub(super) fn dump(family: IpFamily, claims: &ItemClaims, timeout: Duration) -> Result<Found, KernelError> {
     let sets = sets::read(family, claims.serving, timeout)?;
     let servers = servers::read(family, claims.serving, timeout)?;
-    let mut registry = Registry::default();
+    // Without virtual servers there is nothing to tell apart.
+    let local = if servers.is_empty() { Vec::new() } else { address::addresses(family, timeout)? };
+    let mut registry = Registry::new(local);
     for (key, _) in &sets.items {
         if let ItemKey::Element(set, element) = key {
             registry.add(*set, element);
