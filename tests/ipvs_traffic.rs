@@ -12,10 +12,18 @@ mod traffic {
     pub(crate) mod lab;
     pub(crate) mod manifest;
     pub(crate) mod program;
+    pub(crate) mod rolling;
     pub(crate) mod table;
 }
 
 mod ipvs {
     mod by_hand;
+    mod drift;
     mod harness;
+    mod leaving;
+    mod ownership;
+    mod restart;
+    mod rolling;
+    mod state;
+    mod switch;
 }
