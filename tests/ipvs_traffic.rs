@@ -12,17 +12,25 @@ mod traffic {
     pub(crate) mod lab;
     pub(crate) mod manifest;
     pub(crate) mod program;
+    pub(crate) mod rolling;
     pub(crate) mod table;
 }
 
 mod ipvs {
     mod balancing;
     mod by_hand;
+    mod drift;
     mod harness;
+    mod leaving;
     mod matrix;
     mod mended;
     mod own_addresses;
+    mod ownership;
+    mod restart;
+    mod rolling;
     mod routes;
+    mod state;
+    mod switch;
     mod table;
     mod walks;
 }

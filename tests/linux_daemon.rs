@@ -312,3 +312,24 @@ fn a_node_on_which_no_sync_ever_succeeds_becomes_unhealthy_and_healthy_again_whe
         assert_eq!(endpoints(), ["10.244.0.2:8080"]);
     });
 }
+
+#[test]
+fn a_node_whose_kernel_has_no_load_balancer_is_told_so() {
+    in_namespace(|| {
+        let loaded = || std::path::Path::new("/proc/net/ip_vs").exists();
+        let loadable = Command::new("modprobe").args(["-qn", "ip_vs"]).status().is_ok_and(|status| status.success());
+        if loaded() || loadable {
+            println!("not run: this kernel has ip_vs");
+            return;
+        }
+        let directory = tempfile::tempdir().unwrap();
+        let output = Command::new(env!("CARGO_BIN_EXE_portolan"))
+            .args(["--mode=ipvs", "--hostname-override=node1"])
+            .arg(format!("--manifests={}", directory.path().display()))
+            .output()
+            .expect("the daemon starts");
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert!(!output.status.success() && said.contains("the kernel has no IPVS: load the module ip_vs"), "{said}");
+        assert_eq!(shell("iptables-nft-save | grep KUBE || true"), "", "nothing was programmed");
+    });
+}

@@ -7,7 +7,7 @@ use std::sync::mpsc;
 use std::time::Duration;
 
 use linux_support::*;
-use portolan::kernel::{ErrorKind, Flow, FlowQuery, Kernel, Op};
+use portolan::kernel::{ErrorKind, Flow, FlowEnd, FlowQuery, Kernel, Op};
 use portolan::linux::{LinuxKernel, Options, Variant, sysctl};
 use portolan::net::{IpFamily, PerFamily, Protocol};
 use portolan::netlink::ctnetlink;
@@ -22,7 +22,7 @@ fn netlink_only() -> LinuxKernel {
 
 fn query(family: IpFamily, destination: Option<&str>, port: Option<u16>) -> FlowQuery {
     let destination = destination.map(|address| address.parse().unwrap());
-    FlowQuery { family, protocol: Protocol::Udp, destination, port }
+    FlowQuery { family, protocol: Protocol::Udp, end: FlowEnd::Destination, address: destination, port }
 }
 
 /// Tracks connections in this namespace, and makes flows: from port 4000 to three addresses and ports.

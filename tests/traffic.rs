@@ -12,6 +12,7 @@ mod traffic {
     mod manifest;
     mod matrix;
     mod program;
+    mod rolling;
     mod services;
     mod table;
 }

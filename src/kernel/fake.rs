@@ -347,13 +347,7 @@ impl Kernel for FakeKernel {
     }
 
     fn flows(&mut self, query: &FlowQuery) -> Result<Vec<Flow>, KernelError> {
-        let wanted = |flow: &&Flow| {
-            IpFamily::of(flow.original_destination.ip()) == query.family
-                && flow.protocol == query.protocol
-                && query.destination.is_none_or(|address| address == flow.original_destination.ip())
-                && query.port.is_none_or(|port| port == flow.original_destination.port())
-        };
-        Ok(self.flows.iter().filter(wanted).cloned().collect())
+        Ok(self.flows.iter().filter(|flow| query.admits(flow)).cloned().collect())
     }
 
     fn addresses(&mut self, family: IpFamily) -> Result<Vec<IpAddr>, KernelError> {

@@ -21,6 +21,29 @@ pub struct Flow {
     pub zone: u16,
 }
 
+/// An end of a flow's original direction.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum FlowEnd {
+    /// To where its first packet went.
+    Destination,
+    /// Where its first packet came from.
+    Source,
+}
+
+impl FlowQuery {
+    /// Whether a flow is one that is asked for.
+    pub fn admits(&self, flow: &Flow) -> bool {
+        let end = match self.end {
+            FlowEnd::Destination => flow.original_destination,
+            FlowEnd::Source => flow.original_source,
+        };
+        flow.protocol == self.protocol
+            && IpFamily::of(end.ip()) == self.family
+            && self.address.is_none_or(|wanted| wanted == end.ip())
+            && self.port.is_none_or(|wanted| wanted == end.port())
+    }
+}
+
 /// Which flows to read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct FlowQuery {
@@ -28,8 +51,10 @@ pub struct FlowQuery {
     pub family: IpFamily,
     /// The protocol.
     pub protocol: Protocol,
-    /// Only flows whose original destination has this address; `None`: any.
-    pub destination: Option<IpAddr>,
-    /// Only flows whose original destination has this port; `None`: any.
+    /// Which end of the original direction the address and the port are those of.
+    pub end: FlowEnd,
+    /// Only flows with this address there; `None`: any.
+    pub address: Option<IpAddr>,
+    /// Only flows with this port there; `None`: any.
     pub port: Option<u16>,
 }

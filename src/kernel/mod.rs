@@ -19,7 +19,7 @@ pub mod trace;
 use crate::net::{IpFamily, PerFamily};
 
 pub use chain::{ChainBody, ChainKey, ChainName, ChainNameError, Digest, DigestBuilder, Table, TableId};
-pub use flow::{Flow, FlowQuery};
+pub use flow::{Flow, FlowEnd, FlowQuery};
 pub use item::{Connections, ItemClaims, ItemDump, ItemKey, ItemKind, ItemState, RealKey, VirtualKey, VirtualServer};
 pub use op::{ErrorKind, KernelError, Op};
 pub use rule::Rule;

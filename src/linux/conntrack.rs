@@ -26,7 +26,7 @@ pub(super) fn flows(query: &FlowQuery, timeout: Duration) -> Result<Vec<Flow>, K
 fn read(connection: &mut Connection, request: &Request, query: &FlowQuery) -> Result<Vec<Flow>, NetlinkError> {
     connection.dump(request, Vec::new, |flows, message| {
         if let Some(flow) = ctnetlink::decode_flow(message)?
-            && ctnetlink::matches(&flow, query)
+            && query.admits(&flow)
         {
             flows.push(flow);
         }

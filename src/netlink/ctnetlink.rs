@@ -2,7 +2,7 @@
 
 use std::net::{IpAddr, SocketAddr};
 
-use crate::kernel::{Flow, FlowQuery};
+use crate::kernel::{Flow, FlowEnd, FlowQuery};
 use crate::net::{IpFamily, Protocol};
 use crate::netlink::attribute::{Attribute, push, push_address, push_nested};
 use crate::netlink::message::{Message, Request, netfilter_attributes, netfilter_payload};
@@ -44,8 +44,10 @@ const PROTOCOL_SOURCE_PORT: u16 = 2;
 const PROTOCOL_DESTINATION_PORT: u16 = 3;
 
 /// Bits of `CTA_FILTER`: which fields of the tuple have to match.
+const MATCH_SOURCE: u32 = 1 << 0;
 const MATCH_DESTINATION: u32 = 1 << 1;
 const MATCH_PROTOCOL: u32 = 1 << 3;
+const MATCH_SOURCE_PORT: u32 = 1 << 4;
 const MATCH_DESTINATION_PORT: u32 = 1 << 5;
 
 /// One direction of a flow; only what is known.
@@ -139,23 +141,28 @@ fn protocol_of(number: u8) -> Option<Protocol> {
 }
 
 /// A dump of the flows that match the query, as far as the kernel can tell (5.8 and newer). Older kernels answer with
-/// all flows of the family or with an error: use [`dump_all`] then, and [`matches`] always.
+/// all flows of the family or with an error: use [`dump_all`] then, and [`FlowQuery::admits`] always.
 pub fn dump_filtered(query: &FlowQuery) -> Request {
-    // IPv6 destinations are compared the wrong way round by kernels up to at least 6.18: the matching ones are
+    // IPv6 addresses are compared the wrong way round by kernels up to at least 6.18: the matching ones are
     // left out. So only the port is asked for.
-    let destination = query.destination.filter(IpAddr::is_ipv4);
-    let tuple = Tuple {
-        destination,
-        protocol: Some(protocol_number(query.protocol)),
-        destination_port: query.port,
-        ..Tuple::default()
+    let address = query.address.filter(IpAddr::is_ipv4);
+    let protocol = Some(protocol_number(query.protocol));
+    let (tuple, match_address, match_port) = match query.end {
+        FlowEnd::Destination => {
+            let tuple = Tuple { destination: address, destination_port: query.port, protocol, ..Tuple::default() };
+            (tuple, MATCH_DESTINATION, MATCH_DESTINATION_PORT)
+        }
+        FlowEnd::Source => {
+            let tuple = Tuple { source: address, source_port: query.port, protocol, ..Tuple::default() };
+            (tuple, MATCH_SOURCE, MATCH_SOURCE_PORT)
+        }
     };
     let mut wanted = MATCH_PROTOCOL;
-    if destination.is_some() {
-        wanted |= MATCH_DESTINATION;
+    if address.is_some() {
+        wanted |= match_address;
     }
     if query.port.is_some() {
-        wanted |= MATCH_DESTINATION_PORT;
+        wanted |= match_port;
     }
     let mut request = dump_all(query.family);
     tuple.encode(TUPLE_ORIGINAL, &mut request.payload);
@@ -216,13 +223,4 @@ pub fn decode_flow(message: &Message<'_>) -> Result<Option<Flow>, DecodeError> {
         })
     };
     Ok(flow())
-}
-
-/// Whether a flow is one that was asked for.
-pub fn matches(flow: &Flow, query: &FlowQuery) -> bool {
-    let to = flow.original_destination;
-    flow.protocol == query.protocol
-        && IpFamily::of(to.ip()) == query.family
-        && query.destination.is_none_or(|wanted| wanted == to.ip())
-        && query.port.is_none_or(|wanted| wanted == to.port())
 }

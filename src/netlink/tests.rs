@@ -5,7 +5,7 @@ use std::path::Path;
 use proptest::collection::vec;
 use proptest::prelude::*;
 
-use crate::kernel::{ErrorKind, Flow, FlowQuery};
+use crate::kernel::{ErrorKind, Flow, FlowEnd, FlowQuery};
 use crate::net::{IpFamily, Protocol};
 use crate::netlink::attribute::{NESTED, attributes, push};
 use crate::netlink::ctnetlink::{self, Tuple};
@@ -75,10 +75,12 @@ fn captured_flows_are_read() {
     assert_eq!(tcp.original_source, "[fd00::9]:1234".parse().unwrap());
     assert_eq!(tcp.original_destination, "[fd00:96::1]:443".parse().unwrap());
     assert_eq!(tcp.reply_source, "[fd00:180::1]:6443".parse().unwrap());
-    let query = |port| FlowQuery { family: IpFamily::V4, protocol: Protocol::Udp, destination: None, port };
-    assert!(ctnetlink::matches(&udp, &query(Some(53))));
-    assert!(!ctnetlink::matches(&udp, &query(Some(54))));
-    assert!(!ctnetlink::matches(&tcp, &query(None)));
+    let query = |end, port| FlowQuery { family: IpFamily::V4, protocol: Protocol::Udp, end, address: None, port };
+    assert!(query(FlowEnd::Destination, Some(53)).admits(&udp));
+    assert!(!query(FlowEnd::Destination, Some(54)).admits(&udp));
+    assert!(!query(FlowEnd::Source, Some(53)).admits(&udp));
+    assert!(query(FlowEnd::Source, Some(udp.original_source.port())).admits(&udp));
+    assert!(!query(FlowEnd::Destination, None).admits(&tcp));
 }
 
 #[test]
@@ -94,20 +96,29 @@ fn a_deletion_names_the_tuple_as_the_kernel_does() {
 }
 
 #[test]
-fn an_ipv6_destination_is_left_to_user_space() {
-    let query = |address: &str| FlowQuery {
+fn an_ipv6_address_is_left_to_user_space() {
+    let query = |address: &str, end| FlowQuery {
         family: IpFamily::of(address.parse().unwrap()),
         protocol: Protocol::Udp,
-        destination: Some(address.parse().unwrap()),
+        end,
+        address: Some(address.parse().unwrap()),
         port: Some(53),
     };
-    let tuple = |address| {
-        let request = ctnetlink::dump_filtered(&query(address));
+    let tuple = |address, end| {
+        let request = ctnetlink::dump_filtered(&query(address, end));
         Tuple::decode(&attributes(&request.payload[4..]).find_kind(1).unwrap().unwrap()).unwrap()
     };
-    assert_eq!(tuple("10.0.0.1").destination, Some("10.0.0.1".parse().unwrap()));
-    assert_eq!(tuple("fd00::1").destination, None);
-    assert_eq!(tuple("fd00::1").destination_port, Some(53));
+    let address = Some("10.0.0.1".parse().unwrap());
+    let to = tuple("10.0.0.1", FlowEnd::Destination);
+    assert_eq!((to.destination, to.destination_port, to.source, to.source_port), (address, Some(53), None, None));
+    let from = tuple("10.0.0.1", FlowEnd::Source);
+    assert_eq!(
+        (from.destination, from.destination_port, from.source, from.source_port),
+        (None, None, address, Some(53))
+    );
+    assert_eq!(tuple("fd00::1", FlowEnd::Destination).destination, None);
+    assert_eq!(tuple("fd00::1", FlowEnd::Destination).destination_port, Some(53));
+    assert_eq!(tuple("fd00::1", FlowEnd::Source).source, None);
 }
 
 /// An error message: the number, the echoed header of a request of `echoed` bytes, and maybe an explanation.

@@ -32,8 +32,8 @@ impl<K: Kernel, C: Clock> Engine<K, C> {
         };
         let now = self.clock.now();
         match &error {
-            None => self.flows.done(frontends),
-            Some(_) => self.flow_retry = Some(now + self.options.first_retry * 5),
+            None if !self.flows.looked(frontends, deleted == 0) => {}
+            None | Some(_) => self.flow_retry = Some(now + self.options.first_retry * 5),
         }
         FlowCleanup { duration: now.saturating_duration_since(start), deleted, error }
     }

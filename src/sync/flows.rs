@@ -17,7 +17,7 @@ use foldhash::fast::RandomState;
 use smallvec::SmallVec;
 
 use crate::compile::ServicePortPlan;
-use crate::kernel::{Flow, FlowQuery};
+use crate::kernel::{Flow, FlowEnd, FlowQuery};
 use crate::net::{IpFamily, Protocol};
 use crate::sync::owner::{OwnerId, Owners};
 
@@ -33,6 +33,8 @@ pub(crate) struct UdpFrontend {
 /// The addresses of one Service, with the endpoints that may answer there: serving ones, whatever the policies say.
 pub(crate) type UdpFrontends = BTreeMap<UdpFrontend, BTreeSet<SocketAddr>>;
 
+/// How often an address is looked at because the look before found stale flows.
+const MOST_LOOKS: u32 = 5;
 /// Above this number of addresses, one dump of all UDP flows of the family is cheaper than one query for each.
 const QUERY_ALL_ABOVE: usize = 32;
 
@@ -58,8 +60,8 @@ pub(crate) fn udp_frontends(plans: &[ServicePortPlan]) -> Option<Box<UdpFrontend
 #[derive(Debug, Default)]
 pub(crate) struct FlowCleaner {
     owners: HashMap<UdpFrontend, SmallVec<[OwnerId; 1]>, RandomState>,
-    /// Addresses whose endpoints changed, with the owner that changed them last.
-    pending: BTreeMap<UdpFrontend, OwnerId>,
+    /// Addresses whose endpoints changed, with the owner that changed them last, and how often they were looked at since.
+    pending: BTreeMap<UdpFrontend, (OwnerId, u32)>,
 }
 
 impl FlowCleaner {
@@ -68,7 +70,7 @@ impl FlowCleaner {
         for (frontend, endpoints) in old.into_iter().flatten() {
             let now = new.and_then(|new| new.get(frontend));
             if now != Some(endpoints) {
-                self.pending.insert(*frontend, id);
+                self.pending.insert(*frontend, (id, 0));
             }
             if now.is_none()
                 && let Some(owners) = self.owners.get_mut(frontend)
@@ -81,7 +83,7 @@ impl FlowCleaner {
         }
         for frontend in new.into_iter().flat_map(BTreeMap::keys) {
             if old.is_none_or(|old| !old.contains_key(frontend)) {
-                self.pending.insert(*frontend, id);
+                self.pending.insert(*frontend, (id, 0));
                 self.owners.entry(*frontend).or_default().push(id);
             }
         }
@@ -93,7 +95,7 @@ impl FlowCleaner {
         self.pending
             .iter()
             .filter(|(frontend, _)| frontend.family == family)
-            .filter(|(frontend, last)| !waits(last) && !self.owners.get(frontend).into_iter().flatten().any(waits))
+            .filter(|(frontend, (last, _))| !waits(last) && !self.owners.get(frontend).into_iter().flatten().any(waits))
             .map(|(frontend, _)| *frontend)
             .collect()
     }
@@ -103,11 +105,21 @@ impl FlowCleaner {
         !self.pending.is_empty()
     }
 
-    /// These addresses are clean.
-    pub(crate) fn done(&mut self, frontends: &[UdpFrontend]) {
+    /// These addresses were looked at. If no stale flow was found, they are clean. Else they stay pending for another look: an answer
+    /// that was under way may have made a flow of its own, in the other direction. Returns whether any stay.
+    pub(crate) fn looked(&mut self, frontends: &[UdpFrontend], clean: bool) -> bool {
+        let mut again = false;
         for frontend in frontends {
-            self.pending.remove(frontend);
+            let Some((_, looks)) = self.pending.get_mut(frontend) else { continue };
+            *looks += 1;
+            // Somebody who answers at an address that is not his all the time does not keep us busy for ever.
+            if clean || *looks >= MOST_LOOKS {
+                self.pending.remove(frontend);
+            } else {
+                again = true;
+            }
         }
+        again
     }
 
     /// The endpoints that may answer on an address now.
@@ -125,29 +137,36 @@ impl FlowCleaner {
 
 /// What to ask the kernel for in order to see all flows to these addresses of one family.
 pub(crate) fn queries(family: IpFamily, frontends: &[UdpFrontend]) -> Vec<FlowQuery> {
-    let query = |destination, port| FlowQuery { family, protocol: Protocol::Udp, destination, port };
+    let query = |end, address, port| FlowQuery { family, protocol: Protocol::Udp, end, address, port };
     if frontends.len() > QUERY_ALL_ABOVE {
-        return vec![query(None, None)];
+        return vec![query(FlowEnd::Destination, None, None)];
     }
-    frontends.iter().map(|frontend| query(frontend.address, Some(frontend.port))).collect()
+    let ends = [FlowEnd::Destination, FlowEnd::Source];
+    let of = |frontend: &UdpFrontend| ends.map(|end| query(end, frontend.address, Some(frontend.port)));
+    frontends.iter().flat_map(of).collect()
 }
 
 /// The flows to these addresses that end where nothing may answer any more. A flow whose answer comes from the Service
-/// address itself was never translated: its first packet came before the rules did.
+/// address itself was never translated: its first packet came before the rules did. One that begins there, and is not translated,
+/// was made by an answer whose flow was deleted under it: as long as it lives, the client's packets count as answers and are not
+/// translated either.
 pub(crate) fn stale(
     flows: Vec<Flow>,
     allowed: &BTreeMap<UdpFrontend, BTreeSet<SocketAddr>>,
     node_addresses: &[IpAddr],
 ) -> BTreeSet<Flow> {
+    let endpoints_at = |end: SocketAddr| {
+        let family = IpFamily::of(end.ip());
+        let exact = UdpFrontend { family, address: Some(end.ip()), port: end.port() };
+        let node_port = UdpFrontend { family, address: None, port: end.port() };
+        allowed.get(&exact).or_else(|| node_addresses.contains(&end.ip()).then(|| allowed.get(&node_port)).flatten())
+    };
     let is_stale = |flow: &Flow| {
-        let destination = flow.original_destination;
-        let family = IpFamily::of(destination.ip());
-        let exact = UdpFrontend { family, address: Some(destination.ip()), port: destination.port() };
-        let node_port = UdpFrontend { family, address: None, port: destination.port() };
-        let endpoints = allowed
-            .get(&exact)
-            .or_else(|| node_addresses.contains(&destination.ip()).then(|| allowed.get(&node_port)).flatten());
-        flow.protocol == Protocol::Udp && endpoints.is_some_and(|endpoints| !endpoints.contains(&flow.reply_source))
+        let endpoints = endpoints_at(flow.original_destination);
+        let translated = flow.reply_source != flow.original_destination;
+        flow.protocol == Protocol::Udp
+            && (endpoints.is_some_and(|endpoints| !endpoints.contains(&flow.reply_source))
+                || (!translated && endpoints_at(flow.original_source).is_some()))
     };
     flows.into_iter().filter(is_stale).collect()
 }
@@ -208,6 +227,36 @@ mod tests {
     }
 
     #[test]
+    fn a_flow_that_an_answer_under_way_has_made_goes() {
+        let from = |source: &str, answered_by: &str| Flow {
+            original_source: socket(source),
+            ..flow("10.0.0.9:4000", answered_by)
+        };
+        let at = frontend(Some("10.96.0.10"), 53);
+        let reversed = vec![from("10.96.0.10:53", "10.0.0.9:4000"), from("10.96.0.10:54", "10.0.0.9:4000")];
+        assert_eq!(stale_of(reversed, at, &["10.244.0.2:53"]), ["10.0.0.9:4000"]);
+        let translated = vec![from("10.96.0.10:53", "10.0.0.8:4000")];
+        assert!(stale_of(translated, at, &["10.244.0.2:53"]).is_empty());
+    }
+
+    #[test]
+    fn an_address_with_stale_flows_is_looked_at_again_but_not_for_ever() {
+        let (mut owners, mut cleaner) = (Owners::default(), FlowCleaner::default());
+        let id = owners.intern(&crate::model::ServiceName::new("ns", "dns"));
+        let at = frontend(Some("10.96.0.10"), 53);
+        let serves = UdpFrontends::from([(at, BTreeSet::from([socket("10.244.0.2:53")]))]);
+        cleaner.update(id, None, Some(&serves));
+        for _ in 1..MOST_LOOKS {
+            assert!(cleaner.looked(&[at], false));
+        }
+        assert!(!cleaner.looked(&[at], false));
+        assert!(!cleaner.is_pending());
+        cleaner.update(id, Some(&serves), None);
+        assert!(cleaner.looked(&[at], false));
+        assert!(!cleaner.looked(&[at], true));
+    }
+
+    #[test]
     fn a_node_port_is_matched_by_address_too() {
         let flows = vec![flow("192.168.0.1:30053", "10.244.0.3:53"), flow("8.8.8.8:30053", "8.8.8.8:30053")];
         assert_eq!(stale_of(flows, frontend(None, 30053), &["10.244.0.2:53"]), ["10.244.0.3:53"]);
@@ -221,7 +270,7 @@ mod tests {
         let at = frontend(Some("10.96.0.10"), 53);
         let serves = |endpoint: &str| UdpFrontends::from([(at, BTreeSet::from([socket(endpoint)]))]);
         cleaner.update(old, None, Some(&serves("10.244.0.2:53")));
-        cleaner.done(&[at]);
+        assert!(!cleaner.looked(&[at], true));
         owners.get_mut(new).unwrap().udp = Some(Box::new(serves("10.244.0.9:53")));
         cleaner.update(new, None, Some(&serves("10.244.0.9:53")));
         cleaner.update(old, Some(&serves("10.244.0.2:53")), None);

@@ -3,6 +3,7 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
+use portolan::net::IpFamily;
 use portolan::netlink::genl;
 use portolan::netlink::ipvs::{self, Destination, Ipvs, Service, ServiceKey};
 use portolan::netlink::message::Request;
@@ -20,6 +21,16 @@ pub(super) struct ByHand {
 impl ByHand {
     /// Prepares a node as the IPVS mode does: the settings of the load balancer, and a dummy link for the addresses.
     pub(super) fn new(node: &Netns) -> ByHand {
+        let by_hand = ByHand::open(node);
+        for key in ["conntrack", "expire_nodest_conn", "expire_quiescent_template"] {
+            node.sysctl(&format!("net/ipv4/vs/{key}"), "1");
+        }
+        node.ip("link add kube-ipvs0 type dummy\n");
+        by_hand
+    }
+
+    /// The load balancer of a node, as it is.
+    pub(super) fn open(node: &Netns) -> ByHand {
         let (socket, ipvs) = node.run(|| {
             let mut socket = Connection::open(GENERIC, Duration::from_secs(10)).expect("socket");
             let mut family = None;
@@ -31,16 +42,24 @@ impl ByHand {
             result.expect("the family");
             (socket, Ipvs::new(&family.expect("the family")))
         });
-        for key in ["conntrack", "expire_nodest_conn", "expire_quiescent_template"] {
-            node.sysctl(&format!("net/ipv4/vs/{key}"), "1");
-        }
-        node.ip("link add kube-ipvs0 type dummy\n");
         ByHand { socket, ipvs }
     }
 
     /// Makes a virtual server.
     pub(super) fn serve(&mut self, proto: Proto, address: SocketAddr) {
         self.run(self.ipvs.new_service(&Service::new(key(proto, address), "rr")));
+    }
+
+    /// Makes a service for packets with a firewall mark, with a real server.
+    pub(super) fn serve_mark(&mut self, mark: u32, server: SocketAddr) {
+        let key = ServiceKey::mark(IpFamily::of(server.ip()), mark);
+        self.run(self.ipvs.new_service(&Service::new(key, "wlc")));
+        self.run(self.ipvs.new_destination(&key, &Destination::new(server, 7)));
+    }
+
+    /// Deletes a virtual server.
+    pub(super) fn end(&mut self, proto: Proto, address: SocketAddr) {
+        self.run(self.ipvs.delete_service(&key(proto, address)));
     }
 
     /// Gives it a real server of weight 1.

@@ -275,7 +275,7 @@ fn a_failed_sync_does_not_lose_a_pending_clean_up_of_flows() {
     rules_fail.settle();
     assert!(rules_fail.engine.kernel().inner.flows.is_empty());
 
-    let mut query_fails = start(Fault::Flows(2, ErrorKind::Transient));
+    let mut query_fails = start(Fault::Flows(4, ErrorKind::Transient));
     let report = query_fails.sync();
     assert!(report.flow_cleanup.v4.unwrap().error.is_some());
     assert!(query_fails.engine.due().unwrap() <= query_fails.clock.now() + Duration::from_secs(1));

@@ -210,3 +210,8 @@ fn policies_and_addresses_of_a_service_can_change_while_it_is_used(
     lab.manifests.delete("changing");
     eventually("the deleted Service is gone", || ask_once(client, new, Proto::Tcp) == Outcome::Refused);
 }
+
+#[rstest]
+fn no_connection_fails_while_every_endpoint_is_replaced(#[values(Variant::Nft, Variant::Legacy)] variant: Variant) {
+    super::rolling::every_endpoint_is_replaced(variant);
+}

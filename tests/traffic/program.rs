@@ -7,6 +7,8 @@ use std::net::{SocketAddr, TcpStream};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use rustix::process::Signal;
+
 use super::manifest::Manifests;
 use crate::netns::{Netns, Process};
 
@@ -116,19 +118,35 @@ pub(crate) struct Program {
 impl Program {
     /// Starts it and waits until its first sync of both families is done.
     pub(crate) fn start(node: &Netns, setup: impl Into<Setup>, manifests: &Manifests, more: &[&str]) -> Program {
+        let mut program = Program::launch(node, setup, manifests, more);
+        program.wait_for_sync();
+        program
+    }
+
+    /// Starts it.
+    pub(crate) fn launch(node: &Netns, setup: impl Into<Setup>, manifests: &Manifests, more: &[&str]) -> Program {
         let mut args = arguments(setup.into(), manifests, more);
         args.push("--healthz-bind-address=0.0.0.0:10256".to_owned());
         args.push(format!("--metrics-bind-address={METRICS}"));
         let args: Vec<&str> = [PROGRAM].into_iter().chain(args.iter().map(String::as_str)).collect();
-        let mut program = Program { process: node.spawn(&args), node: node.clone() };
+        Program { process: node.spawn(&args), node: node.clone() }
+    }
+
+    /// Waits until its first sync of both families is done.
+    pub(crate) fn wait_for_sync(&mut self) {
         let deadline = Instant::now() + AT_LAST;
-        while !program.has_synced() {
-            if let Some(status) = program.process.wait(Duration::from_millis(20)) {
-                panic!("the program ended with {status}:\n{}", program.process.log());
+        while !self.has_synced() {
+            if let Some(status) = self.process.wait(Duration::from_millis(20)) {
+                panic!("the program ended with {status}:\n{}", self.process.log());
             }
-            assert!(Instant::now() < deadline, "no sync after {AT_LAST:?}:\n{}", program.process.log());
+            assert!(Instant::now() < deadline, "no sync after {AT_LAST:?}:\n{}", self.process.log());
         }
-        program
+    }
+
+    /// Sends a signal that ends it, and waits until it has.
+    pub(crate) fn end(&mut self, signal: Signal) {
+        self.process.signal(signal);
+        self.process.wait(AT_LAST).unwrap_or_else(|| panic!("it goes on after {signal:?}"));
     }
 
     fn has_synced(&self) -> bool {

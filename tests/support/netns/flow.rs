@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::io::{Read, Write};
+use std::io::{ErrorKind, Read, Write};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream, UdpSocket};
 use std::ops::Range;
 use std::sync::Arc;
@@ -192,9 +192,16 @@ impl ShortConnections {
 }
 
 fn short_connection(source: SocketAddr, to: SocketAddr, ending: Ending) -> Outcome {
-    let (mut stream, outcome) = match probe::connect(Some(source), to, PATIENCE) {
-        Ok(answer) => answer,
-        Err(error) => return Outcome::from_error(&error),
+    let begun = Instant::now();
+    let (mut stream, outcome) = loop {
+        match probe::connect(Some(source), to, PATIENCE) {
+            Ok(answer) => break answer,
+            // A child of this process that has not become another program yet still has the port's last connection.
+            Err(error) if error.kind() == ErrorKind::AddrNotAvailable && begun.elapsed() < PATIENCE => {
+                thread::sleep(Duration::from_millis(5));
+            }
+            Err(error) => return Outcome::from_error(&error),
+        }
     };
     if ending == Ending::ByServer {
         // The greeting is what counts; a connection that does not end well ends with a reset.
@@ -239,19 +246,28 @@ impl UdpFlow {
     }
 }
 
-/// Questions from fresh ports, one after the other, while things change.
+/// Questions, one after the other, while things change.
 pub(crate) struct Questions(Background<Tally>);
 
 impl Questions {
-    /// Starts them; `pause` lies between an answer and the next question.
+    /// Starts them, each from a fresh port; `pause` lies between an answer and the next question.
     pub(crate) fn start(from: &Netns, to: SocketAddr, proto: Proto, pause: Duration) -> Questions {
+        Questions::repeat(from, pause, move || probe::probe(None, to, proto, PATIENCE))
+    }
+
+    /// Starts them as datagrams of one flow. An answer that takes longer than a second is lost.
+    pub(crate) fn start_flow(from: &Netns, to: SocketAddr, pause: Duration) -> Questions {
+        let flow = UdpFlow::open(from, None, to);
+        Questions::repeat(from, pause, move || flow.ask(Duration::from_secs(1)))
+    }
+
+    fn repeat(from: &Netns, pause: Duration, ask: impl Fn() -> Outcome + Send + 'static) -> Questions {
         Questions(Background::start(from, move |stop| {
             let started = Instant::now();
             let mut tally = Tally::default();
             while !stop.load(Ordering::Relaxed) {
                 let begun = Instant::now();
-                let outcome = probe::probe(None, to, proto, PATIENCE);
-                tally.add(started, 0, outcome, begun.elapsed());
+                tally.add(started, 0, ask(), begun.elapsed());
                 thread::sleep(pause);
             }
             tally.time = started.elapsed();

@@ -65,7 +65,7 @@ pub(crate) fn kernel_has_ipvs() -> bool {
 }
 
 impl Netns {
-    /// All virtual servers with their real servers, in the order of protocols and addresses.
+    /// All virtual servers with their real servers, in the order of protocols and addresses; not the services of firewall marks.
     pub(crate) fn virtual_servers(&self) -> Vec<VirtualServer> {
         let text = self.ipvs_text();
         parse(&text).unwrap_or_else(|line| panic!("{line:?} in\n{text}"))
@@ -106,9 +106,15 @@ impl Netns {
 /// The error is the line that was not understood.
 fn parse(text: &str) -> Result<Vec<VirtualServer>, String> {
     let mut found: Vec<VirtualServer> = Vec::new();
+    let mut marked = false;
     // Three lines of head.
     for line in text.lines().skip(3) {
         let words: Vec<&str> = line.split_whitespace().collect();
+        let is_server = words.first() == Some(&"->");
+        marked = words.first() == Some(&"FWM") || is_server && marked;
+        if marked {
+            continue;
+        }
         let known = match words[..] {
             ["->", server, _forwarding, weight, active, inactive] => found
                 .last_mut()

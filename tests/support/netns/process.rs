@@ -49,6 +49,11 @@ impl Process {
         Process { pid, exit, exited: None, log, keeper: Some(keeper) }
     }
 
+    /// The number of its process.
+    pub(crate) fn id(&self) -> i32 {
+        self.pid.as_raw_nonzero().get()
+    }
+
     /// Sends a signal.
     pub(crate) fn signal(&self, signal: Signal) {
         if self.exited.is_none() {

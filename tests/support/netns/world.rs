@@ -161,7 +161,8 @@ pub(crate) struct World {
     pod_c: Netns,
     /// The switch; kept alive.
     _wire: Netns,
-    servers: Vec<Server>,
+    /// With the pod that each stands for, if it does.
+    servers: Vec<(Option<Pod>, Server)>,
 }
 
 impl World {
@@ -208,8 +209,13 @@ impl World {
     pub(crate) fn serve_pods(&mut self, pods: &[Pod], ports: &[u16]) {
         for pod in pods {
             let addresses = both(|family| pod.address(family), ports);
-            self.servers.push(Server::start(self.pod(*pod), pod.name(), &addresses));
+            self.servers.push((Some(*pod), Server::start(self.pod(*pod), pod.name(), &addresses)));
         }
+    }
+
+    /// Ends the servers of a pod, as when it has ended: its connections are over, and new ones are refused.
+    pub(crate) fn stop_pod(&mut self, pod: Pod) {
+        self.servers.retain(|(of, _)| *of != Some(pod));
     }
 
     /// Lets node1 itself answer on these ports of all its own addresses, as a program on the node would.
@@ -217,12 +223,12 @@ impl World {
         let mut addresses = both(node_address, ports);
         addresses.extend(both(second_node_address, ports));
         addresses.extend(both(Family::loopback, ports));
-        self.servers.push(Server::start(&self.node1, "node1", &addresses));
+        self.servers.push((None, Server::start(&self.node1, "node1", &addresses)));
     }
 
     /// Lets the internet answer at these addresses.
     pub(crate) fn serve_internet(&mut self, addresses: &[SocketAddr]) {
-        self.servers.push(Server::start(&self.internet, "internet", addresses));
+        self.servers.push((None, Server::start(&self.internet, "internet", addresses)));
     }
 }
 
