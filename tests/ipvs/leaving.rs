@@ -1,7 +1,8 @@
 //! Endpoints that leave while clients talk to them: what becomes of connections and flows (the table of what a client sees, §8.4
 //! of the reference, and where ADR 7 says otherwise).
 
-use std::net::{SocketAddr, UdpSocket};
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
 use std::slice::from_ref;
 use std::thread;
 use std::time::{Duration, Instant};
@@ -10,9 +11,9 @@ use crate::netns::flow::{Conversation, Ending, ShortConnections, UdpFlow};
 use crate::netns::ipvs::kernel_has_ipvs;
 use crate::netns::probe::{Outcome, PATIENCE, Proto, SILENCE};
 use crate::netns::world::{FAMILIES, Family, Pod, cluster_ip, node_address};
-use crate::traffic::lab::{Lab, ask_once, cluster_address, node_port, serve};
+use crate::traffic::lab::{Lab, ask, ask_once, cluster_address, node_port, serve};
 use crate::traffic::manifest::{Endpoint, Service};
-use crate::traffic::program::{Setup, eventually};
+use crate::traffic::program::{AT_LAST, Setup, eventually};
 
 const PAIR: [Pod; 2] = [Pod::A, Pod::B];
 
@@ -303,24 +304,57 @@ fn without_endpoints_everything_is_refused_at_once() {
     }
 }
 
+/// Asks without any pause until this pod answers, or never does. How often there was which answer.
+fn ask_until_it_is(flow: &UdpFlow, pod: Pod) -> BTreeMap<String, usize> {
+    let (begun, mut outcomes) = (Instant::now(), BTreeMap::new());
+    while !outcomes.contains_key(pod.name()) && begun.elapsed() < AT_LAST {
+        let outcome = flow.ask(Duration::from_millis(200));
+        let name = outcome.by().map_or_else(|| outcome.to_string(), str::to_owned);
+        *outcomes.entry(name).or_default() += 1;
+    }
+    outcomes
+}
+
 #[test]
 fn flows_that_began_before_the_service_are_served_by_it() {
     if !kernel_has_ipvs() {
         return;
     }
-    let service = Service::new("late", 1, &[Pod::A]);
+    let services: Vec<Service> = (1..=5).map(|n| Service::new(&format!("late-{n}"), n, &[Pod::A])).collect();
     let mut lab = Lab::start(Setup::ipvs(), &[Service::new("other", 9, &[Pod::B])], &[]);
-    serve(&mut lab.world, from_ref(&service));
-    // Somebody out there has the addresses and says nothing; connection tracking remembers the attempts.
-    let to = FAMILIES.map(|family| SocketAddr::new(cluster_ip(family, 1), 80));
-    let _silent = to.map(|to| lab.world.internet.run(|| UdpSocket::bind(to)).expect("socket"));
-    let open = |from| to.map(|to| UdpFlow::open(from, None, to));
-    let flows = [lab.world.pod(Pod::C), &lab.world.node1, lab.world.pod(Pod::B)].map(open);
-    for flow in flows.iter().flatten() {
-        assert_eq!(flow.ask(SILENCE), Outcome::TimedOut);
+    serve(&mut lab.world, &services);
+    // Somebody out there has the addresses and says nothing at the first, but answers at the others, so that answers are under
+    // way when the Service comes.
+    let addresses = |n: u8| FAMILIES.map(|family| SocketAddr::new(cluster_ip(family, n), 80));
+    let loud: Vec<SocketAddr> = (2..=5).flat_map(addresses).collect();
+    lab.world.serve_internet(&loud);
+    let silent = addresses(1).map(|to| lab.world.internet.run(|| std::net::UdpSocket::bind(to)).expect("socket"));
+    for service in &services {
+        let flows = FAMILIES.map(|family| {
+            let to = cluster_address(service, family);
+            [lab.world.pod(Pod::C), &lab.world.node1].map(|from| (from, UdpFlow::open(from, None, to)))
+        });
+        let number = service.cluster_ip;
+        for (_, flow) in flows.iter().flatten() {
+            let first = flow.ask(SILENCE);
+            assert_eq!(first.by(), (number > 1).then_some("internet"), "{first}");
+        }
+        let busy: Vec<_> = FAMILIES
+            .map(|family| UdpFlow::open(lab.world.pod(Pod::C), None, cluster_address(service, family)))
+            .into_iter()
+            .map(|flow| thread::spawn(move || ask_until_it_is(&flow, Pod::A)))
+            .collect();
+        lab.manifests.apply(service);
+        for (from, flow) in flows.iter().flatten() {
+            assert_eq!(flow.ask_until(Pod::A.name(), PATIENCE), Ok(()), "{number}: {from:?}\n{}", lab.program.log());
+        }
+        for busy in busy {
+            let outcomes = busy.join().expect("a flow");
+            println!("{number}: {outcomes:?}");
+            assert!(outcomes.contains_key(Pod::A.name()), "{number}: {outcomes:?}\n{}", lab.program.log());
+        }
+        let outcomes = ask(lab.world.pod(Pod::C), cluster_address(service, Family::V4), Proto::Udp, 5);
+        assert!(outcomes.iter().all(|outcome| outcome.by() == Some(Pod::A.name())), "{outcomes:?}");
     }
-    lab.manifests.apply(&service);
-    for flow in flows.iter().flatten() {
-        assert_eq!(flow.ask_until(Pod::A.name(), PATIENCE), Ok(()), "{}", lab.program.log());
-    }
+    drop(silent);
 }
