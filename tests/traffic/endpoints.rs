@@ -215,3 +215,11 @@ fn policies_and_addresses_of_a_service_can_change_while_it_is_used(
 fn no_connection_fails_while_every_endpoint_is_replaced(#[values(Variant::Nft, Variant::Legacy)] variant: Variant) {
     super::rolling::every_endpoint_is_replaced(variant);
 }
+
+#[rstest]
+fn no_connection_of_a_fast_client_fails_while_every_endpoint_is_replaced(
+    #[values(Variant::Nft, Variant::Legacy)] variant: Variant,
+) {
+    let rate = super::rolling::a_fast_client_sees_every_endpoint_replaced(variant);
+    assert!(rate > 100.0, "only {rate:.0} connections a second");
+}
