@@ -54,7 +54,9 @@ impl<K: Kernel, C: Clock> Engine<K, C> {
         for id in run.touched.clone() {
             self.update_drains(id);
         }
-        run.touched.insert(OwnerId::DRAINS);
+        if self.drains.take_changed() {
+            run.touched.insert(OwnerId::DRAINS);
+        }
         for id in run.touched.clone() {
             if let Some(owner) = self.owners.get(id) {
                 plan_owner(&mut plans, &self.ledger, id, owner, Vec::new());

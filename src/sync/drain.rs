@@ -26,6 +26,8 @@ pub(crate) struct Drains {
     queue: BTreeSet<(Instant, VirtualKey)>,
     /// Real servers of all of them.
     count: usize,
+    /// Some began or ended since this was last asked.
+    changed: bool,
 }
 
 #[derive(Debug)]
@@ -60,6 +62,7 @@ impl Drains {
         let look = now + FIRST_LOOK;
         let new = || Draining { reals: BTreeMap::new(), look, wait: FIRST_LOOK };
         self.servers.entry(real.server).or_insert_with(new);
+        self.changed = true;
         self.change(&real.server, |draining| {
             (draining.look, draining.wait) = (draining.look.min(look), FIRST_LOOK);
             draining.reals.insert(real, deadline);
@@ -67,6 +70,7 @@ impl Drains {
     }
 
     fn end(&mut self, real: &RealKey) {
+        self.changed = true;
         self.change(&real.server, |draining| {
             draining.reals.remove(real);
         });
@@ -82,6 +86,11 @@ impl Drains {
             draining.wait = (draining.wait * 2).min(LONGEST_WAIT);
             draining.look = now + draining.wait;
         });
+    }
+
+    /// Whether some began or ended since this was last asked. If not, there is nothing to do for them.
+    pub(crate) fn take_changed(&mut self) -> bool {
+        std::mem::take(&mut self.changed)
     }
 
     /// Changes the entry of a virtual server and keeps queue and count right; one without real servers goes.
@@ -163,7 +172,6 @@ impl<K: Kernel, C: Clock> Engine<K, C> {
     /// those whose time is over, are wanted by nobody from now on.
     pub(super) fn look_at_drains(&mut self, run: &mut Run) {
         for server in self.drains.due(run.start) {
-            run.touched.insert(OwnerId::DRAINS);
             match self.kernel.connections(&server) {
                 Ok(found) => {
                     let found: BTreeMap<_, _> = found.into_iter().collect();
