@@ -2,16 +2,13 @@
 
 use std::collections::BTreeSet;
 
-use portolan::kernel::census::Census;
 use portolan::kernel::fake::FakeKernel;
 use portolan::kernel::fault::Fault;
-use portolan::kernel::{
-    Claims, Connections, ErrorKind, Fingerprint, Flow, FlowQuery, ItemClaims, ItemDump, Kernel, KernelError, Op,
-    RealKey, TableDump, TableId, VirtualKey,
-};
-use portolan::net::{IpFamily, PerFamily};
+use portolan::kernel::{ErrorKind, Fingerprint, Kernel, KernelError, Op};
+use portolan::net::IpFamily;
 use portolan::sync::Options;
 
+use crate::altered::{Alter, Altered};
 use crate::cluster::{World, local_external, udp, udp_slice};
 use crate::rig::{Mode, Rig, Text, fake, fake_in, faulty_in, from_scratch, from_scratch_in, on};
 
@@ -137,7 +134,6 @@ fn every_operation_of_a_large_first_fill_failing_converges() {
 
 /// A kernel that never takes any operation on chains of certain names, as if the tool had a bug with them.
 pub(crate) struct Picky {
-    inner: FakeKernel,
     refused: BTreeSet<String>,
     /// Whether the error names the operation, or only says that the transaction failed.
     names_culprit: bool,
@@ -152,38 +148,10 @@ impl Picky {
     }
 }
 
-impl Kernel for Picky {
-    fn dump(&mut self, table: TableId, claims: &Claims) -> Result<TableDump, KernelError> {
-        self.inner.dump(table, claims)
-    }
-
-    fn items(&mut self, family: IpFamily, claims: &ItemClaims) -> Result<ItemDump, KernelError> {
-        self.inner.items(family, claims)
-    }
-
-    fn census(&mut self, families: PerFamily<bool>) -> Option<Census> {
-        self.inner.census(families)
-    }
-
-    fn connections(&mut self, server: &VirtualKey) -> Result<Vec<(RealKey, Connections)>, KernelError> {
-        self.inner.connections(server)
-    }
-
-    fn flows(&mut self, query: &FlowQuery) -> Result<Vec<Flow>, KernelError> {
-        self.inner.flows(query)
-    }
-
-    fn addresses(&mut self, family: IpFamily) -> Result<Vec<std::net::IpAddr>, KernelError> {
-        self.inner.addresses(family)
-    }
-
-    fn fingerprint(&mut self) -> Option<Fingerprint> {
-        self.inner.fingerprint()
-    }
-
-    fn apply(&mut self, transaction: &[Op]) -> Vec<Result<(), KernelError>> {
+impl Alter for Picky {
+    fn apply(&mut self, kernel: &mut FakeKernel, transaction: &[Op]) -> Vec<Result<(), KernelError>> {
         let Some(first) = transaction.iter().position(|op| self.refuses(op)) else {
-            return self.inner.apply(transaction);
+            return kernel.apply(transaction);
         };
         (0..transaction.len())
             .map(|at| {
@@ -195,7 +163,7 @@ impl Kernel for Picky {
     }
 }
 
-pub(crate) fn picky(names_culprit: bool) -> (Rig<Picky>, World) {
+pub(crate) fn picky(names_culprit: bool) -> (Rig<Altered<Picky>>, World) {
     let world = (0..30).fold(World::default(), |world, at| {
         let name = format!("s{at}");
         world.service(&name, at, |_| {}).slice(&name, "a", &[&format!("10.244.0.{}", at + 1)], |_| {})
@@ -215,7 +183,8 @@ pub(crate) fn picky(names_culprit: bool) -> (Rig<Picky>, World) {
         &crate::rig::context(),
     );
     let chain = portolan::iptables::names::endpoint_chain(&plans[0].name, plans[0].endpoints[0].socket);
-    let kernel = Picky { inner: crate::rig::node(), refused: [chain.to_string()].into(), names_culprit };
+    let alter = Picky { refused: [chain.to_string()].into(), names_culprit };
+    let kernel = Altered { inner: crate::rig::node(), alter };
     let mut rig = on(kernel, Options::default());
     rig.apply(world.initial());
     (rig, world)
@@ -246,7 +215,7 @@ fn a_refused_service_is_tried_again_alone_and_heals() {
     rig.clock.advance(std::time::Duration::from_secs(31));
     let again = rig.sync();
     assert_eq!((again.failed.len(), again.failed[0].attempts), (1, 2));
-    rig.engine.kernel_mut().refused.clear();
+    rig.engine.kernel_mut().alter.refused.clear();
     rig.settle();
     assert_eq!(
         rig.engine
@@ -259,40 +228,15 @@ fn a_refused_service_is_tried_again_alone_and_heals() {
 
 /// A kernel that can be read, and answers no transaction in time.
 struct Hung {
-    inner: FakeKernel,
     transactions: usize,
 }
 
-impl Kernel for Hung {
-    fn dump(&mut self, table: TableId, claims: &Claims) -> Result<TableDump, KernelError> {
-        self.inner.dump(table, claims)
-    }
-
-    fn items(&mut self, family: IpFamily, claims: &ItemClaims) -> Result<ItemDump, KernelError> {
-        self.inner.items(family, claims)
-    }
-
-    fn census(&mut self, families: PerFamily<bool>) -> Option<Census> {
-        self.inner.census(families)
-    }
-
-    fn connections(&mut self, server: &VirtualKey) -> Result<Vec<(RealKey, Connections)>, KernelError> {
-        self.inner.connections(server)
-    }
-
-    fn flows(&mut self, query: &FlowQuery) -> Result<Vec<Flow>, KernelError> {
-        self.inner.flows(query)
-    }
-
-    fn addresses(&mut self, family: IpFamily) -> Result<Vec<std::net::IpAddr>, KernelError> {
-        self.inner.addresses(family)
-    }
-
-    fn fingerprint(&mut self) -> Option<Fingerprint> {
+impl Alter for Hung {
+    fn fingerprint(&mut self, _: &mut FakeKernel) -> Option<Fingerprint> {
         None
     }
 
-    fn apply(&mut self, transaction: &[Op]) -> Vec<Result<(), KernelError>> {
+    fn apply(&mut self, _: &mut FakeKernel, transaction: &[Op]) -> Vec<Result<(), KernelError>> {
         self.transactions += 1;
         vec![Err(KernelError::new(ErrorKind::TimedOut, "no answer")); transaction.len()]
     }
@@ -303,7 +247,7 @@ fn a_tool_that_hangs_is_waited_for_once_and_not_for_each_piece() {
     let mut first = fake();
     first.apply(World::default().initial());
     first.sync();
-    let kernel = Hung { inner: first.engine.kernel().clone(), transactions: 0 };
+    let kernel = Altered { inner: first.engine.kernel().clone(), alter: Hung { transactions: 0 } };
     let mut rig = on(kernel, Options { operations_per_transaction: 20, ..Options::default() });
     rig.apply(
         (0..100)
@@ -320,5 +264,5 @@ fn a_tool_that_hangs_is_waited_for_once_and_not_for_each_piece() {
     );
     let report = rig.sync();
     assert_eq!(report.failed.len(), 100);
-    assert_eq!(rig.engine.kernel().transactions, 1, "the rest waits for the retry");
+    assert_eq!(rig.engine.kernel().alter.transactions, 1, "the rest waits for the retry");
 }

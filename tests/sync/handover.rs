@@ -7,7 +7,7 @@ use portolan::net::IpFamily;
 use portolan::sync::Options;
 
 use crate::cluster::{World, local_external};
-use crate::ipvs::{Watched, serves};
+use crate::ipvs::{serves, watched};
 use crate::rig::{Mode, fake_in, from_scratch_in, on_in};
 use crate::sequences::without_kubelets;
 
@@ -45,7 +45,7 @@ fn served_and_guarded(kernel: &FakeKernel) {
 }
 
 fn hand_over(before: &FakeKernel, world: &World, limit: usize, fault: Option<Fault>) -> bool {
-    let kernel = Watched { inner: before.clone(), look: served_and_guarded };
+    let kernel = watched(before.clone(), served_and_guarded);
     let kernel = FaultyKernel::new(kernel, fault.unwrap_or(Fault::Flows(usize::MAX, ErrorKind::Unknown)));
     served_and_guarded(&kernel.inner.inner);
     let options = Options { operations_per_transaction: limit, ..Options::default() };

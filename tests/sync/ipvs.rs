@@ -6,17 +6,16 @@ use std::time::Duration;
 
 use portolan::compile::NodeContext;
 use portolan::ipvs::{IpvsBackend, IpvsSettings};
-use portolan::kernel::census::Census;
 use portolan::kernel::fake::FakeKernel;
 use portolan::kernel::fault::RecordingKernel;
 use portolan::kernel::item::Registry;
 use portolan::kernel::{
-    Claims, Connections, ErrorKind, Fingerprint, Flow, FlowQuery, ItemClaims, ItemDump, ItemKey, ItemState, Kernel,
-    KernelError, Op, RealKey, SetKey, SetName, TableDump, TableId, VirtualKey, VirtualServer,
+    ErrorKind, ItemKey, ItemState, Kernel, KernelError, Op, RealKey, SetKey, SetName, VirtualKey, VirtualServer,
 };
-use portolan::net::{IpFamily, PerFamily, Protocol};
+use portolan::net::{IpFamily, Protocol};
 use portolan::sync::{Engine, Options, SyncReport};
 
+use crate::altered::{Alter, Altered};
 use crate::cluster::{World, local_external, port};
 use crate::rig::{Mode, Rig, Text, fake_in, from_scratch_in, on_in, operations};
 
@@ -72,52 +71,27 @@ pub(crate) fn change(rig: &mut Rig<FakeKernel>, from: &World, to: &World) -> Syn
 
 /// Carries out one operation after the other and looks at the kernel after each.
 pub(crate) struct Watched {
-    pub(crate) inner: FakeKernel,
-    pub(crate) look: fn(&FakeKernel),
+    look: fn(&FakeKernel),
 }
 
-impl Kernel for Watched {
-    fn dump(&mut self, table: TableId, claims: &Claims) -> Result<TableDump, KernelError> {
-        self.inner.dump(table, claims)
-    }
+pub(crate) fn watched(inner: FakeKernel, look: fn(&FakeKernel)) -> Altered<Watched> {
+    Altered { inner, alter: Watched { look } }
+}
 
-    fn items(&mut self, family: IpFamily, claims: &ItemClaims) -> Result<ItemDump, KernelError> {
-        self.inner.items(family, claims)
-    }
-
-    fn census(&mut self, families: PerFamily<bool>) -> Option<Census> {
-        self.inner.census(families)
-    }
-
-    fn connections(&mut self, server: &VirtualKey) -> Result<Vec<(RealKey, Connections)>, KernelError> {
-        self.inner.connections(server)
-    }
-
-    fn flows(&mut self, query: &FlowQuery) -> Result<Vec<Flow>, KernelError> {
-        self.inner.flows(query)
-    }
-
-    fn addresses(&mut self, family: IpFamily) -> Result<Vec<IpAddr>, KernelError> {
-        self.inner.addresses(family)
-    }
-
-    fn fingerprint(&mut self) -> Option<Fingerprint> {
-        self.inner.fingerprint()
-    }
-
-    fn apply(&mut self, transaction: &[Op]) -> Vec<Result<(), KernelError>> {
+impl Alter for Watched {
+    fn apply(&mut self, kernel: &mut FakeKernel, transaction: &[Op]) -> Vec<Result<(), KernelError>> {
         if !transaction.iter().all(Op::is_item) {
-            let results = self.inner.apply(transaction);
-            (self.look)(&self.inner);
+            let results = kernel.apply(transaction);
+            (self.look)(kernel);
             return results;
         }
         let mut results = Vec::new();
         for op in transaction {
-            results.extend(self.inner.apply(std::slice::from_ref(op)));
+            results.extend(kernel.apply(std::slice::from_ref(op)));
             // What is sent at once arrives at once, as far as a packet can tell: a virtual server and its real servers.
             let sent_with_the_next = matches!(op, Op::AddItem(ItemKey::VirtualServer(_), _));
             if !sent_with_the_next {
-                (self.look)(&self.inner);
+                (self.look)(kernel);
             }
         }
         results
@@ -205,7 +179,7 @@ fn never_empty(kernel: &FakeKernel) {
 
 #[test]
 fn a_new_node_has_no_moment_without_guard_and_no_empty_virtual_server() {
-    let mut rig = on_in(Mode::Ipvs, Watched { inner: crate::rig::node(), look: never_empty }, Options::default());
+    let mut rig = on_in(Mode::Ipvs, watched(crate::rig::node(), never_empty), Options::default());
     rig.apply(slice(web(), &["10.244.0.2", "10.244.1.2"]).initial());
     assert!(rig.sync().success());
     let servers = servers(&rig.engine.kernel().inner);
@@ -215,7 +189,7 @@ fn a_new_node_has_no_moment_without_guard_and_no_empty_virtual_server() {
 #[test]
 fn replacing_every_endpoint_leaves_no_virtual_server_empty() {
     let (before, after) = (slice(web(), &["10.244.0.2", "10.244.0.3"]), slice(web(), &["10.244.0.4", "10.244.0.5"]));
-    let mut rig = on_in(Mode::Ipvs, Watched { inner: crate::rig::node(), look: never_empty }, Options::default());
+    let mut rig = on_in(Mode::Ipvs, watched(crate::rig::node(), never_empty), Options::default());
     rig.apply(before.initial());
     assert!(rig.sync().success());
     rig.apply(before.changes_to(&after));
@@ -230,7 +204,7 @@ fn replacing_every_endpoint_leaves_no_virtual_server_empty() {
 #[test]
 fn whatever_goes_is_guarded_to_the_end() {
     for (_, world) in crate::sequences::states() {
-        let mut rig = on_in(Mode::Ipvs, Watched { inner: crate::rig::node(), look: guarded }, Options::default());
+        let mut rig = on_in(Mode::Ipvs, watched(crate::rig::node(), guarded), Options::default());
         let full = slice(web(), &["10.244.0.2", "10.244.1.2"]);
         rig.apply(full.initial());
         assert!(rig.sync().success());
@@ -457,7 +431,7 @@ fn changing_the_mode_programs_the_new_before_it_removes_the_old() {
         let mut first = fake_in(from);
         first.apply(world.initial());
         assert!(first.sync().success());
-        let kernel = Watched { inner: first.engine.kernel().clone(), look: serves };
+        let kernel = watched(first.engine.kernel().clone(), serves);
         serves(&kernel.inner);
         let mut second = on_in(to, kernel, Options::default());
         second.apply(world.initial());

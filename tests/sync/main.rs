@@ -1,5 +1,6 @@
 //! The sync engine against the fake kernel: paths, faults and costs.
 
+mod altered;
 mod behaviour;
 #[path = "../support/cluster.rs"]
 mod cluster;

@@ -4,18 +4,17 @@ use std::net::IpAddr;
 
 use portolan::compile::NodeContext;
 use portolan::ipvs::{IpvsBackend, IpvsSettings};
-use portolan::kernel::census::Census;
 use portolan::kernel::fake::FakeKernel;
 use portolan::kernel::item::Scheduler;
 use portolan::kernel::{
-    Claims, Connections, ErrorKind, Fingerprint, Flow, FlowQuery, ItemClaims, ItemDump, ItemKey, ItemState, Kernel,
-    KernelError, Op, RealKey, TableDump, TableId, VirtualKey, VirtualServer,
+    Connections, ErrorKind, ItemClaims, ItemDump, ItemKey, ItemState, Kernel, KernelError, Op, VirtualServer,
 };
 use portolan::model::{Service, TrafficPolicy};
-use portolan::net::{IpFamily, PerFamily, Protocol};
+use portolan::net::{IpFamily, Protocol};
 use portolan::sync::clock::TestClock;
 use portolan::sync::{Engine, Options};
 
+use crate::altered::{Alter, Altered};
 use crate::cluster::{World, local_external, port, service_name};
 use crate::ipvs::{cluster_ip, ipvs, plain, real, tcp, weight};
 use crate::rig::{Mode, Rig, Text, fake_in, from_scratch_in, on_in, operations};
@@ -83,58 +82,39 @@ fn an_excluded_virtual_server_that_a_service_wants_has_his_real_servers_only() {
 
 /// Takes everything but what a test refuses.
 struct Refusing {
-    inner: FakeKernel,
     refuses: fn(&Op) -> bool,
     unreadable: bool,
 }
 
-impl Kernel for Refusing {
-    fn dump(&mut self, table: TableId, claims: &Claims) -> Result<TableDump, KernelError> {
-        self.inner.dump(table, claims)
-    }
-
-    fn items(&mut self, family: IpFamily, claims: &ItemClaims) -> Result<ItemDump, KernelError> {
+impl Alter for Refusing {
+    fn items(
+        &mut self,
+        kernel: &mut FakeKernel,
+        family: IpFamily,
+        claims: &ItemClaims,
+    ) -> Result<ItemDump, KernelError> {
         if self.unreadable {
             return Err(KernelError::new(ErrorKind::Transient, "it kept changing"));
         }
-        self.inner.items(family, claims)
+        kernel.items(family, claims)
     }
 
-    fn census(&mut self, families: PerFamily<bool>) -> Option<Census> {
-        self.inner.census(families)
-    }
-
-    fn connections(&mut self, server: &VirtualKey) -> Result<Vec<(RealKey, Connections)>, KernelError> {
-        self.inner.connections(server)
-    }
-
-    fn flows(&mut self, query: &FlowQuery) -> Result<Vec<Flow>, KernelError> {
-        self.inner.flows(query)
-    }
-
-    fn addresses(&mut self, family: IpFamily) -> Result<Vec<IpAddr>, KernelError> {
-        self.inner.addresses(family)
-    }
-
-    fn fingerprint(&mut self) -> Option<Fingerprint> {
-        self.inner.fingerprint()
-    }
-
-    fn apply(&mut self, transaction: &[Op]) -> Vec<Result<(), KernelError>> {
+    fn apply(&mut self, kernel: &mut FakeKernel, transaction: &[Op]) -> Vec<Result<(), KernelError>> {
         let refused = || Err(KernelError::new(ErrorKind::NoSpace, "refused"));
         let mut one = |op: &Op| match (self.refuses)(op) {
             true => refused(),
-            false => self.inner.apply(std::slice::from_ref(op)).remove(0),
+            false => kernel.apply(std::slice::from_ref(op)).remove(0),
         };
         match transaction.iter().all(Op::is_item) {
             true => transaction.iter().map(&mut one).collect(),
-            false => self.inner.apply(transaction),
+            false => kernel.apply(transaction),
         }
     }
 }
 
-fn refusing(refuses: fn(&Op) -> bool, world: &World) -> Rig<Refusing> {
-    let kernel = Refusing { inner: ipvs(world).engine.kernel().clone(), refuses, unreadable: false };
+fn refusing(refuses: fn(&Op) -> bool, world: &World) -> Rig<Altered<Refusing>> {
+    let alter = Refusing { refuses, unreadable: false };
+    let kernel = Altered { inner: ipvs(world).engine.kernel().clone(), alter };
     let mut rig = on_in(Mode::Ipvs, kernel, Options::default());
     rig.apply(world.initial());
     assert!(rig.sync().success());
@@ -253,7 +233,8 @@ fn two_services_that_ask_for_one_virtual_server_differently_are_not_an_inconsist
 #[test]
 fn leftovers_that_cannot_be_read_are_told_of_and_cost_iptables_mode_nothing() {
     let world = plain(&["10.244.1.2"]);
-    let kernel = Refusing { inner: crate::rig::node(), refuses: |_| false, unreadable: true };
+    let alter = Refusing { refuses: |_| false, unreadable: true };
+    let kernel = Altered { inner: crate::rig::node(), alter };
     let mut rig = on_in(Mode::Iptables, kernel, Options::default());
     rig.apply(world.initial());
     let report = rig.sync();
