@@ -327,6 +327,24 @@ pub struct ItemDump {
     pub foreign: Vec<(ItemKey, ItemState)>,
 }
 
+impl ItemDump {
+    /// Sorts what was found on a host with these addresses into ours and others' by what our sets tell.
+    pub fn of(found: Vec<(ItemKey, ItemState)>, local: impl IntoIterator<Item = IpAddr>) -> ItemDump {
+        let mut registry = Registry::new(local);
+        for (key, _) in &found {
+            if let ItemKey::Element(set, element) = key {
+                registry.add(*set, element);
+            }
+        }
+        let (ours, foreign) = found.into_iter().partition(|(key, _)| match key {
+            ItemKey::VirtualServer(server) => registry.knows(server),
+            ItemKey::RealServer(real) => registry.knows(&real.server),
+            _ => true,
+        });
+        ItemDump { ours, foreign }
+    }
+}
+
 /// Connections of one real server.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Connections {

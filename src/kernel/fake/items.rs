@@ -4,7 +4,6 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 use crate::kernel::census::Census;
-use crate::kernel::item::Registry;
 use crate::kernel::{
     Connections, Element, ErrorKind, ItemDump, ItemKey, ItemState, KernelError, Op, RealKey, SetKey, SetKind,
     VirtualKey,
@@ -159,24 +158,13 @@ impl FakeItems {
 
     /// What exists in a family, sorted into ours and others'.
     pub(super) fn dump(&self, family: IpFamily, local: &[IpAddr]) -> ItemDump {
-        let mut registry = Registry::new(local.iter().copied());
-        for key in self.all.keys() {
-            if let ItemKey::Element(set, element) = key {
-                registry.add(*set, element);
-            }
-        }
         let own = self.all.iter().filter(|(key, _)| key.family().is_none_or(|of| of == family));
         // A set of ports has room for all.
         let told = |key: &ItemKey, state: &ItemState| match key {
             ItemKey::Set(set) if set.name.kind() == SetKind::Port => ItemState::Capacity(u32::MAX),
             _ => *state,
         };
-        let (ours, foreign) = own.map(|(key, state)| (*key, told(key, state))).partition(|(key, _)| match key {
-            ItemKey::VirtualServer(server) => registry.knows(server),
-            ItemKey::RealServer(real) => registry.knows(&real.server),
-            _ => true,
-        });
-        ItemDump { ours, foreign }
+        ItemDump::of(own.map(|(key, state)| (*key, told(key, state))).collect(), local.iter().copied())
     }
 
     /// The real servers of a virtual server with their connections.

@@ -10,10 +10,7 @@ mod sets;
 
 use std::time::Duration;
 
-use crate::kernel::item::Registry;
-use crate::kernel::{
-    Connections, ErrorKind, ItemClaims, ItemDump, ItemKey, ItemKind, KernelError, Op, RealKey, VirtualKey,
-};
+use crate::kernel::{Connections, ErrorKind, ItemClaims, ItemDump, ItemKind, KernelError, Op, RealKey, VirtualKey};
 use crate::linux::address;
 use crate::net::{IpFamily, Protocol};
 use crate::netlink::{NetlinkError, errno};
@@ -24,7 +21,7 @@ pub(super) use servers::{Balancer, missing_scheduler};
 pub(super) use sets::remove_leftovers;
 
 /// What a family holds.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Found {
     /// The items.
     pub dump: ItemDump,
@@ -38,24 +35,10 @@ pub(super) fn dump(family: IpFamily, claims: &ItemClaims, timeout: Duration) -> 
     let servers = servers::read(family, claims.serving, timeout)?;
     // Without virtual servers there is nothing to tell apart.
     let local = if servers.is_empty() { Vec::new() } else { address::addresses(family, timeout)? };
-    let mut registry = Registry::new(local);
-    for (key, _) in &sets.items {
-        if let ItemKey::Element(set, element) = key {
-            registry.add(*set, element);
-        }
-    }
-    let mut found = Found { leftovers: sets.leftovers, ..Found::default() };
-    found.dump.ours = sets.items;
-    for (key, state) in servers {
-        let known = match &key {
-            ItemKey::VirtualServer(server) => registry.knows(server),
-            ItemKey::RealServer(real) => registry.knows(&real.server),
-            _ => true,
-        };
-        if known { found.dump.ours.push((key, state)) } else { found.dump.foreign.push((key, state)) }
-    }
-    found.dump.ours.extend(interface::read(family, claims.serving, timeout)?);
-    Ok(found)
+    let mut items = sets.items;
+    items.extend(servers);
+    items.extend(interface::read(family, claims.serving, timeout)?);
+    Ok(Found { dump: ItemDump::of(items, local), leftovers: sets.leftovers })
 }
 
 /// The real servers of a virtual server with their connections.
@@ -134,7 +117,7 @@ fn is_missing(error: &NetlinkError) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::kernel::ItemState;
+    use crate::kernel::{ItemKey, ItemState};
 
     #[test]
     fn lost_answers_leave_open_what_was_done() {
