@@ -10,8 +10,10 @@ mod file;
 mod flags;
 mod ipvs;
 pub mod node;
+mod options;
 mod validate;
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
@@ -25,12 +27,13 @@ pub use advice::advice;
 pub use file::ConfigFile;
 pub use flags::{Flags, LogFormat, normalize_flag_names};
 pub use ipvs::{IpvsFlags, IpvsOptions, VipForm, VipSetting};
+pub use options::{ClientOptions, ConntrackOptions, LoggingOptions};
 
 /// The one feature gate that matters here. Others are those of the whole cluster and none of our business.
 const EXTERNAL_IPS_GATE: &str = "AllowServiceExternalIPs";
 
 /// Everything that can be set, checked and with defaults in place.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Settings {
     /// How packets are sent to endpoints.
     pub mode: ProxyMode,
@@ -70,6 +73,24 @@ pub struct Settings {
     pub iptables_variant: IptablesVariant,
     /// What concerns IPVS mode only.
     pub ipvs: IpvsOptions,
+    /// How the API server is asked.
+    pub client: ClientOptions,
+    /// Limits and times of connection tracking.
+    pub conntrack: ConntrackOptions,
+    /// The log.
+    pub logging: LoggingOptions,
+    /// End when an address of the health or the metrics server cannot be bound.
+    pub bind_address_hard_fail: bool,
+    /// Serve profiles on the metrics server.
+    pub profiling: bool,
+    /// How willingly the kernel ends this process when memory is short, -1000 to 1000.
+    pub oom_score_adj: i32,
+    /// The time after which kube-proxy looks at all objects again. Nothing here needs that; it is kept to be shown.
+    pub config_sync_period: Duration,
+    /// All feature gates that were given.
+    pub feature_gates: BTreeMap<String, bool>,
+    /// Show metrics that were hidden in this version of kube-proxy; `None`: no.
+    pub show_hidden_metrics_for_version: Option<String>,
 }
 
 /// `mode`: how packets are sent to endpoints.
@@ -240,6 +261,15 @@ impl Default for Settings {
             allow_external_ips: true,
             iptables_variant: IptablesVariant::Auto,
             ipvs: IpvsOptions::default(),
+            client: ClientOptions::default(),
+            conntrack: ConntrackOptions::default(),
+            logging: LoggingOptions::default(),
+            bind_address_hard_fail: false,
+            profiling: false,
+            oom_score_adj: -999,
+            config_sync_period: Duration::from_secs(15 * 60),
+            feature_gates: BTreeMap::new(),
+            show_hidden_metrics_for_version: None,
         }
     }
 }

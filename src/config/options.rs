@@ -1,0 +1,80 @@
+//! Settings that belong together: the connection to the API server, connection tracking, the log.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use crate::config::LogFormat;
+
+/// How the API server is asked: `clientConnection`.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ClientOptions {
+    /// The `Accept` header; empty: what portolan can read.
+    pub accept_content_types: String,
+    /// The type of request bodies.
+    pub content_type: String,
+    /// Requests per second, on average; negative: no limit. Never 0.
+    pub qps: f32,
+    /// Requests that may be made at once after a pause. More than 0.
+    pub burst: u32,
+}
+
+/// Limits and times of the kernel's connection tracking: `conntrack`. 0 means: what the kernel has is left alone.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ConntrackOptions {
+    /// Entries per processor.
+    pub max_per_core: u32,
+    /// The least number of entries, whatever the number of processors.
+    pub min: u32,
+    /// How long an idle established TCP connection is remembered.
+    pub tcp_established_timeout: Duration,
+    /// The same for one that the other side has closed.
+    pub tcp_close_wait_timeout: Duration,
+    /// Take TCP packets outside the window for valid.
+    pub tcp_be_liberal: bool,
+    /// How long a UDP flow without answer is remembered.
+    pub udp_timeout: Duration,
+    /// The same for one with answers.
+    pub udp_stream_timeout: Duration,
+}
+
+/// `logging`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LoggingOptions {
+    /// The form of log lines.
+    pub format: LogFormat,
+    /// How much to log, 0 to 10 as kube-proxy counts.
+    pub verbosity: u32,
+    /// Other verbosities for files whose names match a pattern.
+    pub vmodule: BTreeMap<String, u32>,
+}
+
+impl Default for ClientOptions {
+    fn default() -> ClientOptions {
+        ClientOptions {
+            accept_content_types: String::new(),
+            content_type: "application/vnd.kubernetes.protobuf".to_owned(),
+            qps: 5.0,
+            burst: 10,
+        }
+    }
+}
+
+impl Default for ConntrackOptions {
+    fn default() -> ConntrackOptions {
+        ConntrackOptions {
+            max_per_core: 32 * 1024,
+            min: 128 * 1024,
+            tcp_established_timeout: Duration::from_secs(24 * 60 * 60),
+            tcp_close_wait_timeout: Duration::from_secs(60 * 60),
+            tcp_be_liberal: false,
+            udp_timeout: Duration::ZERO,
+            udp_stream_timeout: Duration::ZERO,
+        }
+    }
+}
+
+impl Default for LoggingOptions {
+    fn default() -> LoggingOptions {
+        LoggingOptions { format: LogFormat::Text, verbosity: 0, vmodule: BTreeMap::new() }
+    }
+}
