@@ -152,6 +152,40 @@ fn a_report_that_changes_nothing_is_counted_and_does_not_wait_for_a_sync() {
 }
 
 #[test]
+fn the_permissions_of_the_role_node_proxier_are_enough_with_and_without_events() {
+    in_namespace(|| {
+        for events in [None, Some(403)] {
+            let server = ApiServer::start();
+            server.enforce_permissions();
+            if let Some(status) = events {
+                server.refuse_events(status);
+            }
+            // The proof proves something: what the role does not list is refused.
+            for path in ["/api/v1/namespaces/shop/services/web", "/api/v1/secrets", "/api/v1/pods", "/version"] {
+                assert_eq!(get(server.url().trim_start_matches("http://"), path).0, 403, "{path}");
+            }
+            let refused_by_hand = server.denied().len();
+            server.apply(json!({"kind": "Node", "metadata": {"name": "node1"}}));
+            server.apply(service());
+            server.apply(slice(&["10.244.0.2"]));
+            let mut daemon = Daemon::start(&server);
+            wait_for("the endpoint", || endpoints() == ["10.244.0.2:8080"]);
+            wait_for("the Node", || TcpStream::connect(HEALTHZ).is_ok() && get(HEALTHZ, "/healthz").0 == 200);
+            // Changes arrive, also after lists in pages and lists again.
+            server.refuse_streaming();
+            for resource in [Resource::Services, Resource::Slices, Resource::Nodes] {
+                server.expire_watches(resource);
+            }
+            server.apply(slice(&["10.244.0.3"]));
+            wait_for("the other endpoint", || endpoints() == ["10.244.0.3:8080"]);
+            wait_for("lists in pages", || server.count(api_server::Request::is_list) >= 3);
+            assert_eq!(server.denied()[refused_by_hand..], [] as [String; 0]);
+            assert_eq!(daemon.terminate().0, Some(0));
+        }
+    });
+}
+
+#[test]
 fn nothing_is_programmed_before_both_lists_are_complete() {
     in_namespace(|| {
         let server = ApiServer::start();

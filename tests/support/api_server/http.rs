@@ -1,41 +1,82 @@
 //! Requests and answers.
 
-use std::collections::BTreeMap;
 use std::io;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use axum::Router;
-use axum::body::Body;
+use axum::body::{Body, Bytes};
 use axum::extract::{Query, State};
-use axum::http::{StatusCode, Uri};
+use axum::http::{Method, StatusCode, Uri};
 use axum::response::{IntoResponse, Response};
 use serde_json::{Value, json};
 use tokio::sync::mpsc;
 
-use super::store::{Resource, Rest};
-use super::{Command, Request, Shared};
+use super::access::Access;
+use super::store::{Object, Resource, Rest, event_line};
+use super::{Command, Params, Request, Shared, faults};
 
-type Params = BTreeMap<String, String>;
 type Lines = mpsc::Sender<io::Result<String>>;
 
 pub(super) fn router(shared: Arc<Shared>) -> Router {
     Router::new().fallback(answer).with_state(shared)
 }
 
-async fn answer(State(shared): State<Arc<Shared>>, uri: Uri, Query(query): Query<Params>) -> Response {
-    let Some(resource) = Resource::at(uri.path()) else { return status(404, "NotFound", uri.path(), 0) };
-    let request = Request { resource, query };
-    shared.requests.lock().unwrap().push(request.clone());
-    let failure = {
-        let mut faults = shared.faults();
-        let at = faults.failures.iter().position(|(failing, ..)| *failing == resource);
-        at.map(|at| faults.failures.remove(at))
-    };
-    if let Some((_, code, retry_after)) = failure {
-        return status(code, "InternalError", "made to fail", retry_after);
+async fn answer(
+    State(shared): State<Arc<Shared>>,
+    method: Method,
+    uri: Uri,
+    Query(query): Query<Params>,
+    body: Bytes,
+) -> Response {
+    let access = Access::of(&method, uri.path(), &query);
+    let resource = Resource::at(uri.path()).filter(|_| method == Method::GET);
+    let request = resource.map(|resource| Request { resource, query, at: Instant::now() });
+    shared.requests.lock().unwrap().extend(request.clone());
+    let mut released = shared.released.subscribe();
+    while shared.faults().silent {
+        if released.changed().await.is_err() {
+            break;
+        }
     }
-    if request.is_watch() { watch(shared, request) } else { list(shared, request).await }
+    let failure = shared.faults().failure(resource);
+    if let Some(failure) = failure {
+        return failed(&failure);
+    }
+    if shared.faults().permissions && !access.is_allowed() {
+        let Access { group, resource, verb } = access;
+        shared.denied.lock().unwrap().push(format!("{verb} {resource} {group:?}"));
+        return status(403, "Forbidden", "not allowed to the role system:node-proxier", 0);
+    }
+    match request {
+        Some(request) if request.is_watch() => watch(shared, request),
+        Some(request) => list(shared, request).await,
+        None if access.is_event() => event(&shared, &body),
+        None => status(404, "NotFound", uri.path(), 0),
+    }
+}
+
+/// Keeps an event. One that is no JSON is an error, since a real server would say so.
+fn event(shared: &Shared, body: &[u8]) -> Response {
+    let Ok(event) = serde_json::from_slice::<Value>(body) else {
+        return status(400, "BadRequest", "the event is not JSON", 0);
+    };
+    shared.events.lock().unwrap().push(event.clone());
+    match shared.faults().refuse_events {
+        Some(code) => status(code, "Forbidden", "no events", 0),
+        None => (StatusCode::CREATED, json_body(&event)).into_response(),
+    }
+}
+
+fn failed(failure: &faults::Failure) -> Response {
+    match failure.body {
+        faults::Body::Status => status(failure.status, "InternalError", "made to fail", failure.retry_after),
+        faults::Body::Sentence => {
+            let code = StatusCode::from_u16(failure.status).expect("a status code");
+            let wait = [("retry-after", failure.retry_after.to_string())];
+            (code, wait, "Too many requests, please try again later.\n").into_response()
+        }
+    }
 }
 
 fn status_object(code: u16, reason: &str, message: &str, retry_after: u32) -> Value {
@@ -48,8 +89,21 @@ fn json_body(value: &Value) -> Response {
 }
 
 fn status(code: u16, reason: &str, message: &str, retry_after: u32) -> Response {
-    (StatusCode::from_u16(code).expect("a status code"), json_body(&status_object(code, reason, message, retry_after)))
-        .into_response()
+    let code_of = StatusCode::from_u16(code).expect("a status code");
+    let wait = (retry_after > 0).then(|| [("retry-after", retry_after.to_string())]);
+    let body = json_body(&status_object(code, reason, message, retry_after));
+    match wait {
+        Some(wait) => (code_of, wait, body).into_response(),
+        None => (code_of, body).into_response(),
+    }
+}
+
+/// What a list or streamed list shows.
+fn objects(shared: &Shared, request: &Request) -> (u64, Vec<Arc<Object>>) {
+    let lies = shared.faults().lies_empty(request.resource);
+    let store = shared.store();
+    let (labels, fields) = (request.param("labelSelector"), request.param("fieldSelector"));
+    (store.version(), if lies { Vec::new() } else { store.list(request.resource, labels, fields) })
 }
 
 async fn list(shared: Arc<Shared>, request: Request) -> Response {
@@ -57,9 +111,8 @@ async fn list(shared: Arc<Shared>, request: Request) -> Response {
     tokio::time::sleep(delay).await;
     let token = request.param("continue");
     let rest = if token.is_empty() {
-        let store = shared.store();
-        let objects = store.list(request.resource, request.param("labelSelector"), request.param("fieldSelector"));
-        Some(Rest { version: store.version(), objects, pages: 0 })
+        let (version, objects) = objects(&shared, &request);
+        Some(Rest { version, objects, pages: 0 })
     } else {
         shared.store().rest(token)
     };
@@ -71,6 +124,10 @@ async fn list(shared: Arc<Shared>, request: Request) -> Response {
         if released.changed().await.is_err() {
             break;
         }
+    }
+    let forgets = shared.faults().forget_at_page.take_if(|page| *page == rest.pages).is_some();
+    if forgets {
+        shared.store().compact();
     }
     // What was forgotten while the page hung is not served.
     if !token.is_empty() && shared.store().rest(token).is_none() {
@@ -91,7 +148,11 @@ async fn list(shared: Arc<Shared>, request: Request) -> Response {
     let resource = request.resource;
     let kind = format!("{}List", resource.kind());
     let version = resource.api_version();
-    json_body(&json!({"kind": kind, "apiVersion": version, "metadata": metadata, "items": rest.objects}))
+    let items: Vec<&str> = rest.objects.iter().map(|object| object.text.as_str()).collect();
+    let items = items.join(",");
+    let text =
+        format!("{{\"kind\":\"{kind}\",\"apiVersion\":\"{version}\",\"metadata\":{metadata},\"items\":[{items}]}}");
+    ([("content-type", "application/json")], text).into_response()
 }
 
 fn watch(shared: Arc<Shared>, request: Request) -> Response {
@@ -109,19 +170,48 @@ fn watch(shared: Arc<Shared>, request: Request) -> Response {
     if from != 0 && !shared.store().knows(from) && shared.faults().expire_by_status {
         return status(410, "Expired", "too old resource version", 0);
     }
+    if from > shared.store().version() {
+        return from_the_future();
+    }
     let (lines, mut received) = mpsc::channel(16);
     // Subscribed here and not in the task, so that no command is lost after the request has been counted.
     let commands = shared.commands.subscribe();
-    shared.store().watch_opened(request.resource);
-    let resource = request.resource;
+    let open = OpenWatch::new(&shared, request.resource);
     tokio::spawn(async move {
+        let _open = open;
         let seconds = request.param("timeoutSeconds").parse().unwrap_or(300);
         let serving = serve_watch(&shared, &request, from, &lines, commands);
         let _ = tokio::time::timeout(Duration::from_secs(seconds), serving).await;
-        shared.store().watch_closed(resource);
     });
     let body = futures::stream::poll_fn(move |context| received.poll_recv(context));
     Response::builder().header("content-type", "application/json").body(Body::from_stream(body)).expect("a response")
+}
+
+/// What a server says that does not know a position yet, after it has waited for it.
+fn from_the_future() -> Response {
+    let mut object = status_object(504, "Timeout", "Too large resource version", 1);
+    object["details"]["causes"] =
+        json!([{"reason": "ResourceVersionTooLarge", "message": "Too large resource version"}]);
+    (StatusCode::GATEWAY_TIMEOUT, json_body(&object)).into_response()
+}
+
+/// Counts a watch as open as long as it lives.
+struct OpenWatch {
+    shared: Arc<Shared>,
+    resource: Resource,
+}
+
+impl OpenWatch {
+    fn new(shared: &Arc<Shared>, resource: Resource) -> OpenWatch {
+        shared.store().watch_opened(resource);
+        OpenWatch { shared: shared.clone(), resource }
+    }
+}
+
+impl Drop for OpenWatch {
+    fn drop(&mut self) {
+        self.shared.store().watch_closed(self.resource);
+    }
 }
 
 /// Sends events until the client goes away (`None`) or a command ends the watch.
@@ -150,7 +240,7 @@ async fn serve_watch(
             return expire(lines).await;
         }
         for event in events {
-            send(lines, &event).await?;
+            send_line(lines, event).await?;
         }
         at = now;
         tokio::select! {
@@ -180,18 +270,14 @@ async fn serve_watch(
 /// Sends all objects, and the bookmark that ends a streamed list; returns the version of what was sent.
 async fn send_initial(shared: &Shared, request: &Request, lines: &Lines) -> Option<u64> {
     let resource = request.resource;
-    let (objects, version) = {
-        let store = shared.store();
-        let objects = store.list(resource, request.param("labelSelector"), request.param("fieldSelector"));
-        (objects, store.version())
-    };
+    let (version, objects) = objects(shared, request);
     let broken = if request.is_streamed_list() { shared.faults().break_streamed_list.take() } else { None };
     for (index, object) in objects.into_iter().enumerate() {
         if broken == Some(index) {
             let _ = lines.send(Err(io::Error::other("dropped"))).await;
             return None;
         }
-        send(lines, &json!({"type": "ADDED", "object": object})).await?;
+        send_line(lines, event_line("ADDED", &object.text)).await?;
     }
     let ignored = shared.faults().ignore_streaming;
     if request.is_streamed_list() && !ignored {
@@ -211,5 +297,9 @@ async fn expire(lines: &Lines) -> Option<()> {
 }
 
 async fn send(lines: &Lines, event: &Value) -> Option<()> {
-    lines.send(Ok(format!("{event}\n"))).await.ok()
+    send_line(lines, format!("{event}\n")).await
+}
+
+async fn send_line(lines: &Lines, line: String) -> Option<()> {
+    lines.send(Ok(line)).await.ok()
 }

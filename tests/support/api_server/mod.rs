@@ -5,20 +5,30 @@
 
 #![allow(dead_code, reason = "each test program uses a part of it")]
 
+mod access;
+mod faults;
 mod http;
 mod selector;
 mod store;
 
-use std::net::SocketAddr;
+use std::collections::BTreeMap;
+use std::net::{SocketAddr, TcpListener};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use serde_json::Value;
+use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio::sync::{broadcast, oneshot, watch};
 
+#[allow(unused_imports, reason = "not every test program lets the server go away")]
+pub(crate) use faults::History;
+use faults::{Body, Failure, Faults};
 pub(crate) use store::Resource;
 use store::Store;
+
+/// A query, decoded.
+type Params = BTreeMap<String, String>;
 
 /// One request that was received.
 #[derive(Clone, Debug)]
@@ -26,7 +36,9 @@ pub(crate) struct Request {
     /// What was asked for.
     pub resource: Resource,
     /// The query, decoded.
-    pub query: std::collections::BTreeMap<String, String>,
+    pub query: Params,
+    /// When it came.
+    pub at: Instant,
 }
 
 impl Request {
@@ -68,29 +80,12 @@ enum Command {
     Stall,
 }
 
-/// How to answer instead of the proper way.
-#[derive(Clone, Debug, Default)]
-struct Faults {
-    /// Refuse streamed lists with 422.
-    refuse_streaming: bool,
-    /// Take a streamed list for an ordinary watch, as servers before 1.27 do.
-    ignore_streaming: bool,
-    /// Answer 410 to a watch from an old position by an HTTP status instead of an event.
-    expire_by_status: bool,
-    /// Answer that many requests with this status and `retryAfterSeconds`.
-    failures: Vec<(Resource, u16, u32)>,
-    /// Do not answer for this page (counted from 0) of any list.
-    stalled_page: Option<usize>,
-    /// Wait before answering lists.
-    list_delay: Duration,
-    /// Send this many objects of a streamed list and then break the connection, once.
-    break_streamed_list: Option<usize>,
-}
-
 struct Shared {
     store: Mutex<Store>,
     faults: Mutex<Faults>,
     requests: Mutex<Vec<Request>>,
+    denied: Mutex<Vec<String>>,
+    events: Mutex<Vec<Value>>,
     commands: broadcast::Sender<(Resource, Command)>,
     /// The newest version; watches wait for it to change.
     changed: watch::Sender<u64>,
@@ -108,46 +103,49 @@ impl Shared {
     }
 }
 
+/// What the server's thread is told. Without anybody who could tell it ends.
+enum Control {
+    /// Cut all connections and refuse new ones.
+    Close(oneshot::Sender<()>),
+    /// Listen again.
+    Open(oneshot::Sender<()>),
+}
+
 /// A running server.
 pub(crate) struct ApiServer {
     address: SocketAddr,
     shared: Arc<Shared>,
-    stop: Option<oneshot::Sender<()>>,
+    control: Option<UnboundedSender<Control>>,
     thread: Option<JoinHandle<()>>,
 }
 
 impl ApiServer {
-    /// Starts a server without objects on a free port.
+    /// Starts a server without objects on a free port of the loopback address.
     pub(crate) fn start() -> ApiServer {
+        ApiServer::start_at("127.0.0.1:0".parse().expect("an address"))
+    }
+
+    /// Starts a server without objects at an address (port 0: a free one) in the namespace of the calling thread.
+    pub(crate) fn start_at(address: SocketAddr) -> ApiServer {
         let shared = Arc::new(Shared {
             store: Mutex::default(),
             faults: Mutex::default(),
             requests: Mutex::default(),
+            denied: Mutex::default(),
+            events: Mutex::default(),
             commands: broadcast::channel(64).0,
             changed: watch::channel(0).0,
             released: watch::channel(0).0,
         });
-        let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("bind a loopback port");
-        listener.set_nonblocking(true).expect("a non-blocking listener");
+        let listener = TcpListener::bind(address).expect("bind the server's address");
         let address = listener.local_addr().expect("the port");
-        let (stop, stopped) = oneshot::channel();
-        let router = http::router(shared.clone());
-        let thread = std::thread::spawn(move || {
-            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
-            runtime.block_on(async {
-                let listener = tokio::net::TcpListener::from_std(listener).expect("a listener");
-                tokio::select! {
-                    _ = axum::serve(listener, router) => {}
-                    _ = stopped => {}
-                }
-            });
-            // Ends all connections at once.
-            runtime.shutdown_background();
-        });
-        ApiServer { address, shared, stop: Some(stop), thread: Some(thread) }
+        let (control, told) = unbounded_channel();
+        let for_thread = shared.clone();
+        let thread = std::thread::spawn(move || keep_serving(&for_thread, listener, told));
+        ApiServer { address, shared, control: Some(control), thread: Some(thread) }
     }
 
-    /// `http://127.0.0.1:port`.
+    /// `http://` with address and port.
     pub(crate) fn url(&self) -> String {
         format!("http://{}", self.address)
     }
@@ -202,10 +200,11 @@ impl ApiServer {
 
     /// Answers the next `times` requests for the resource with this status.
     pub(crate) fn fail(&self, resource: Resource, times: usize, status: u16, retry_after: u32) {
-        self.shared.faults().failures.extend(std::iter::repeat_n((resource, status, retry_after), times));
+        let failure = Failure { resource: Some(resource), times: Some(times), status, retry_after, body: Body::Status };
+        self.shared.faults().failures.push(failure);
     }
 
-    /// Answers properly again after [`ApiServer::fail`].
+    /// Answers properly again after [`ApiServer::fail`], [`ApiServer::refuse`] and [`ApiServer::throttle`].
     pub(crate) fn heal(&self) {
         self.shared.faults().failures.clear();
     }
@@ -269,11 +268,42 @@ impl ApiServer {
 
 impl Drop for ApiServer {
     fn drop(&mut self) {
-        if let Some(stop) = self.stop.take() {
-            let _ = stop.send(());
-        }
+        drop(self.control.take());
         if let Some(thread) = self.thread.take() {
             let _ = thread.join();
+        }
+    }
+}
+
+/// Serves until nobody can tell it anything any more.
+fn keep_serving(shared: &Arc<Shared>, first: TcpListener, mut told: UnboundedReceiver<Control>) {
+    let address = first.local_addr().expect("the port");
+    let mut listener = Some(first);
+    while let Some(open) = listener.take() {
+        open.set_nonblocking(true).expect("a non-blocking listener");
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+        let next = runtime.block_on(async {
+            let open = tokio::net::TcpListener::from_std(open).expect("a listener");
+            tokio::select! {
+                _ = axum::serve(open, http::router(shared.clone())) => None,
+                next = told.recv() => next,
+            }
+        });
+        // Ends all connections at once.
+        runtime.shutdown_background();
+        let mut next = next;
+        while let Some(control) = next.take() {
+            match control {
+                Control::Close(done) => {
+                    // Who waits may be gone.
+                    let _ = done.send(());
+                    next = told.blocking_recv();
+                }
+                Control::Open(done) => {
+                    listener = Some(TcpListener::bind(address).expect("bind the same address again"));
+                    let _ = done.send(());
+                }
+            }
         }
     }
 }

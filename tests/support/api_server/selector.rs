@@ -1,12 +1,39 @@
 //! Label and field selectors.
 
+use std::collections::BTreeMap;
+
 use serde_json::Value;
+
+/// What selectors look at.
+pub(super) struct Selected {
+    labels: BTreeMap<String, String>,
+    fields: BTreeMap<&'static str, String>,
+}
+
+/// The fields that can be selected by.
+const FIELDS: [&str; 3] = ["metadata.name", "metadata.namespace", "spec.clusterIP"];
+
+impl Selected {
+    /// That of an object.
+    pub(super) fn of(object: &Value) -> Selected {
+        let labels = object["metadata"]["labels"].as_object().into_iter().flatten();
+        let field = |key: &'static str| {
+            (key, object.pointer(&format!("/{}", key.replace('.', "/"))).map_or(String::new(), text))
+        };
+        Selected {
+            labels: labels.map(|(key, value)| (key.clone(), text(value))).collect(),
+            fields: FIELDS.into_iter().map(field).collect(),
+        }
+    }
+}
 
 /// Whether an object matches both selectors of a request. Supported: `key`, `!key`, `key=value`, `key!=value`, and
 /// lists of them; in fields the key is a path. Panics for anything else, so that no test passes by accident.
-pub(super) fn matches(object: &Value, labels: &str, fields: &str) -> bool {
-    let label = |key: &str| object["metadata"]["labels"].get(key).map(text);
-    let field = |key: &str| Some(object.pointer(&format!("/{}", key.replace('.', "/"))).map_or(String::new(), text));
+pub(super) fn matches(object: &Selected, labels: &str, fields: &str) -> bool {
+    let label = |key: &str| object.labels.get(key).cloned();
+    let field = |key: &str| {
+        Some(object.fields.get(key).unwrap_or_else(|| panic!("selecting by {key:?} is not supported")).clone())
+    };
     terms(labels).all(|term| term_matches(term, label)) && terms(fields).all(|term| term_matches(term, field))
 }
 

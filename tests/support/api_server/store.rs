@@ -1,10 +1,11 @@
 //! Objects with versions, and what happened to them.
 
 use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
 
 use serde_json::{Value, json};
 
-use super::selector::matches;
+use super::selector::{Selected, matches};
 
 /// The resources that are served.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -55,12 +56,20 @@ impl Resource {
 
 type Key = (Resource, String, String);
 
+/// An object as its text, with what selectors look at. Ten thousand Services and their slices, with all that happened to
+/// them, fit into some tens of megabytes.
+pub(super) struct Object {
+    /// JSON.
+    pub text: String,
+    selected: Selected,
+}
+
 /// One change of one object.
 struct Happening {
     version: u64,
     resource: Resource,
-    before: Option<Value>,
-    after: Option<Value>,
+    before: Option<Arc<Object>>,
+    after: Option<Arc<Object>>,
 }
 
 /// The rest of a list in pages.
@@ -68,7 +77,7 @@ pub(super) struct Rest {
     /// The version of the list.
     pub version: u64,
     /// What has not been sent yet.
-    pub objects: Vec<Value>,
+    pub objects: Vec<Arc<Object>>,
     /// How many pages have been sent.
     pub pages: usize,
 }
@@ -78,7 +87,7 @@ pub(super) struct Rest {
 pub(super) struct Store {
     version: u64,
     compacted: u64,
-    objects: BTreeMap<Key, Value>,
+    objects: BTreeMap<Key, Arc<Object>>,
     log: Vec<Happening>,
     rests: HashMap<String, Rest>,
     watches: HashMap<Resource, usize>,
@@ -98,6 +107,7 @@ impl Store {
         object["metadata"]["resourceVersion"] = json!(self.version.to_string());
         // What real objects carry and nobody needs.
         object["metadata"]["managedFields"] = json!([{"manager": "test", "fieldsV1": {"f:spec": {"f:ports": {}}}}]);
+        let object = Arc::new(Object { text: object.to_string(), selected: Selected::of(&object) });
         let before = self.objects.insert(key, object.clone());
         self.log.push(Happening { version: self.version, resource, before, after: Some(object) });
         self.version
@@ -117,31 +127,38 @@ impl Store {
         self.rests.clear();
     }
 
-    /// Whether a watch can begin at a version.
+    /// Goes back to half the version, as after a restore of an old backup: positions from before lie in the future.
+    pub(super) fn rewind(&mut self) {
+        self.version /= 2;
+        self.compact();
+    }
+
+    /// Whether a watch can begin at a version, as far as the past is concerned.
     pub(super) fn knows(&self, version: u64) -> bool {
         version >= self.compacted
     }
 
     /// All objects of a resource that match.
-    pub(super) fn list(&self, resource: Resource, labels: &str, fields: &str) -> Vec<Value> {
+    pub(super) fn list(&self, resource: Resource, labels: &str, fields: &str) -> Vec<Arc<Object>> {
         let all = self.objects.iter().filter(|((of, _, _), _)| *of == resource).map(|(_, object)| object);
-        all.filter(|object| matches(object, labels, fields)).cloned().collect()
+        all.filter(|object| matches(&object.selected, labels, fields)).cloned().collect()
     }
 
-    /// The watch events after a version. An object that begins to match is added, one that ceases is deleted.
-    pub(super) fn events_after(&self, version: u64, resource: Resource, labels: &str, fields: &str) -> Vec<Value> {
-        let selected = |object: &Option<Value>| object.clone().filter(|object| matches(object, labels, fields));
-        let news = self.log.iter().filter(|happening| happening.version > version && happening.resource == resource);
-        news.filter_map(|happening| {
-            let event = |kind: &str, mut object: Value| {
+    /// The watch events after a version, each a line. An object that begins to match is added, one that ceases is
+    /// deleted.
+    pub(super) fn events_after(&self, version: u64, resource: Resource, labels: &str, fields: &str) -> Vec<String> {
+        let selected =
+            |object: &Option<Arc<Object>>| object.clone().filter(|object| matches(&object.selected, labels, fields));
+        let first = self.log.partition_point(|happening| happening.version <= version);
+        let news = self.log[first..].iter().filter(|happening| happening.resource == resource);
+        news.filter_map(|happening| match (selected(&happening.before), selected(&happening.after)) {
+            (None, None) => None,
+            (None, Some(after)) => Some(event_line("ADDED", &after.text)),
+            (Some(_), Some(after)) => Some(event_line("MODIFIED", &after.text)),
+            (Some(before), None) => {
+                let mut object: Value = serde_json::from_str(&before.text).expect("our own text");
                 object["metadata"]["resourceVersion"] = json!(happening.version.to_string());
-                Some(json!({"type": kind, "object": object}))
-            };
-            match (selected(&happening.before), selected(&happening.after)) {
-                (None, None) => None,
-                (None, Some(after)) => event("ADDED", after),
-                (Some(_), Some(after)) => event("MODIFIED", after),
-                (Some(before), None) => event("DELETED", before),
+                Some(event_line("DELETED", &object.to_string()))
             }
         })
         .collect()
@@ -171,4 +188,9 @@ impl Store {
     pub(super) fn watch_closed(&mut self, resource: Resource) {
         *self.watches.entry(resource).or_default() -= 1;
     }
+}
+
+/// A line of a watch.
+pub(super) fn event_line(kind: &str, object: &str) -> String {
+    format!("{{\"type\":\"{kind}\",\"object\":{object}}}\n")
 }
