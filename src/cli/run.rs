@@ -23,6 +23,7 @@ use crate::linux::address::AddressWatch;
 use crate::linux::{LinuxKernel, command};
 use crate::metrics::{Metrics, PacketCounts};
 use crate::net::{IpFamily, PerFamily};
+use crate::source::kube::events::{ClusterEvent, Outbox, Recorder};
 use crate::source::{Event, kube, manifests};
 use crate::sync::clock::{Clock, SystemClock};
 use crate::sync::{Message, Runner, Schedule};
@@ -46,6 +47,11 @@ pub(super) fn run(flags: &Flags) -> anyhow::Result<()> {
     let addresses = addresses(&kernel, &facts)?;
     // Where they listen is known with the Node, before the first sync.
     let service_health = ServiceHealth::start(&servers, Arc::clone(&health), PerFamily::default());
+    let (recorder, outbox) = recorder(flags);
+    let ports = recorder.clone();
+    service_health.on_failure(move |service, note| {
+        ports.record(ClusterEvent::failed_service_healthcheck(service.clone(), note));
+    });
 
     let (to_sync, inbox) = mpsc::channel();
     let (sender, events) = mpsc::channel();
@@ -69,7 +75,8 @@ pub(super) fn run(flags: &Flags) -> anyhow::Result<()> {
         intake.run(events);
     };
     let intake = std::thread::Builder::new().name("intake".into()).spawn(run_intake)?;
-    let source = Source::start(flags, &settings, &facts.node_name, sender)?;
+    recorder.record(ClusterEvent::starting(&facts.node_name));
+    let source = Source::start(flags, &settings, &facts.node_name, sender, outbox)?;
 
     let end = wait_for_end(&mut ended)?;
     match end {
@@ -148,6 +155,15 @@ fn serve(settings: &Settings, metrics: &Arc<Metrics>, health: &Arc<HealthState>)
     Servers::start(listen, pages).context("cannot start the health servers")
 }
 
+/// Events are posted where there is an API server, and logged anywhere.
+fn recorder(flags: &Flags) -> (Recorder, Option<Outbox>) {
+    if flags.manifests.is_some() {
+        return (Recorder::log_only(), None);
+    }
+    let (recorder, outbox) = kube::events::recorder(&rustix::system::uname().nodename().to_string_lossy());
+    (recorder, Some(outbox))
+}
+
 /// The addresses of all interfaces, by family.
 pub(super) fn addresses(kernel: &LinuxKernel, facts: &Facts) -> anyhow::Result<PerFamily<Vec<IpAddr>>> {
     let mut kernel = kernel.clone();
@@ -191,10 +207,16 @@ enum Source {
 }
 
 impl Source {
-    fn start(flags: &Flags, settings: &Settings, node_name: &str, sender: Sender<Event>) -> anyhow::Result<Source> {
+    fn start(
+        flags: &Flags,
+        settings: &Settings,
+        node_name: &str,
+        sender: Sender<Event>,
+        outbox: Option<Outbox>,
+    ) -> anyhow::Result<Source> {
         Ok(match &flags.manifests {
             Some(path) => Source::Manifests(manifests::watch(Path::new(path), node_name, sender)?),
-            None => Source::Api(ApiSource::start(settings, node_name, sender)?),
+            None => Source::Api(ApiSource::start(settings, node_name, sender, outbox)?),
         })
     }
 
@@ -215,7 +237,13 @@ pub(super) struct ApiSource {
 
 impl ApiSource {
     /// Connects and begins to watch. An API server that does not answer is no error: it is waited for.
-    pub(super) fn start(settings: &Settings, node_name: &str, sender: Sender<Event>) -> anyhow::Result<ApiSource> {
+    /// Posts the events of the outbox on the side.
+    pub(super) fn start(
+        settings: &Settings,
+        node_name: &str,
+        sender: Sender<Event>,
+        outbox: Option<Outbox>,
+    ) -> anyhow::Result<ApiSource> {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         let kubeconfig = settings.kubeconfig.clone();
         let connect = kube::connect(kubeconfig.as_deref().map(Path::new), settings.master.as_deref());
@@ -224,6 +252,9 @@ impl ApiSource {
         let node_name = node_name.to_owned();
         let watch = move || {
             runtime.block_on(async {
+                if let Some(outbox) = outbox {
+                    tokio::spawn(outbox.run(client.clone()));
+                }
                 tokio::select! {
                     () = kube::run(client, &node_name, sender, kube::WatchOptions::default()) => {}
                     _ = stopped => {}

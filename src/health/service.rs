@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener};
 use std::num::NonZeroU16;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
 use axum::Router;
@@ -50,13 +50,17 @@ struct Shared {
     wanted: Mutex<Wanted>,
     changed: Notify,
     health: Arc<HealthState>,
+    on_failure: OnceLock<OnFailure>,
 }
+
+/// Told of a Service whose port cannot be opened, and why.
+type OnFailure = Box<dyn Fn(&ServiceName, String) + Send + Sync>;
 
 impl ServiceHealth {
     /// Begins with no listeners. A port that cannot be opened is logged and tried again as the servers' addresses are.
     pub fn start(servers: &Servers, health: Arc<HealthState>, addresses: PerFamily<ListenAddresses>) -> ServiceHealth {
         let wanted = Mutex::new(Wanted { checks: HealthChecks::new(), addresses });
-        let shared = Arc::new(Shared { wanted, changed: Notify::new(), health });
+        let shared = Arc::new(Shared { wanted, changed: Notify::new(), health, on_failure: OnceLock::new() });
         let keeper = Keeper { shared: Arc::clone(&shared), retry: servers.retry(), listeners: BTreeMap::new() };
         let task = servers.handle().spawn(keeper.run()).abort_handle();
         ServiceHealth { shared, task }
@@ -68,6 +72,12 @@ impl ServiceHealth {
     pub fn sync(&self, wanted: &HealthChecks) {
         self.shared.wanted().checks.clone_from(wanted);
         self.shared.changed.notify_one();
+    }
+
+    /// Has each failed attempt to open a port told to somebody, once and for all.
+    pub fn on_failure(&self, tell: impl Fn(&ServiceName, String) + Send + Sync + 'static) {
+        // The first one stays.
+        let _taken = self.shared.on_failure.set(Box::new(tell));
     }
 
     /// States where to listen from now on. Takes effect with the next [`ServiceHealth::sync`].
@@ -166,6 +176,12 @@ impl Keeper {
                     Err(error) => {
                         complete = false;
                         tracing::error!(%service, %family, port, %error, "cannot listen on health-check node port");
+                        if let Some(tell) = self.shared.on_failure.get() {
+                            tell(
+                                &service,
+                                format!("health-check node port {port} ({family}) cannot be opened: {error}"),
+                            );
+                        }
                     }
                 }
             }

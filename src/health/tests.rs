@@ -292,10 +292,16 @@ fn a_health_check_port_in_use_is_tried_again() {
     let setup = start(None);
     let only = PerFamily { v4: ListenAddresses::Only(vec![[127, 0, 0, 1].into()]), v6: ListenAddresses::None };
     let services = ServiceHealth::start(&setup.servers, Arc::clone(&setup.state), only);
+    let (told, failures) = std::sync::mpsc::channel();
+    let told = Mutex::new(told);
+    services.on_failure(move |service, note| {
+        let _ = told.lock().unwrap().send((service.name.to_string(), note));
+    });
     let blocker = TcpListener::bind("127.0.0.1:0").unwrap();
     let port = NonZeroU16::new(blocker.local_addr().unwrap().port()).unwrap();
     services.sync(&wanted(&[("a", port, 1)]));
-    std::thread::sleep(Duration::from_millis(100));
+    let (service, note) = failures.recv_timeout(Duration::from_secs(10)).expect("the failure is told");
+    assert!(service == "a" && note.contains(&port.to_string()), "{service}: {note}");
     drop(blocker);
     eventually("listening at last", || get(local(IpFamily::V4, port), "/").ok());
 }

@@ -5,6 +5,7 @@
 //! change that we never hear of.
 
 mod backoff;
+pub mod events;
 mod kinds;
 mod watch;
 
