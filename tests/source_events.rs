@@ -5,9 +5,9 @@ use std::time::{Duration, Instant};
 
 use axum::Router;
 use axum::body::Bytes;
-use axum::http::{Method, StatusCode, Uri};
-use portolan::source::kube::connect;
+use axum::http::{HeaderMap, Method, StatusCode, Uri};
 use portolan::source::kube::events::{ClusterEvent, Recorder, recorder};
+use portolan::source::kube::{Limiter, connect};
 use serde_json::Value;
 
 type Seen = Arc<Mutex<Vec<(Method, String, Value)>>>;
@@ -16,7 +16,8 @@ type Seen = Arc<Mutex<Vec<(Method, String, Value)>>>;
 async fn server(answers: &'static [u16]) -> (String, Seen) {
     let seen = Seen::default();
     let log = Arc::clone(&seen);
-    let router = Router::new().fallback(move |method: Method, uri: Uri, body: Bytes| {
+    let router = Router::new().fallback(move |method: Method, uri: Uri, headers: HeaderMap, body: Bytes| {
+        assert!(headers["user-agent"].to_str().unwrap().starts_with("portolan/"));
         let mut log = log.lock().unwrap();
         let answer = answers.get(log.len()).or(answers.last()).copied().unwrap();
         log.push((method, uri.path().to_owned(), serde_json::from_slice(&body).unwrap()));
@@ -41,7 +42,7 @@ async fn start(answers: &'static [u16]) -> (Recorder, Seen) {
     let (url, seen) = server(answers).await;
     let client = connect(None, Some(&url)).await.unwrap();
     let (recorder, outbox) = recorder("host");
-    tokio::spawn(outbox.run(client));
+    tokio::spawn(outbox.run(client, Limiter::unlimited()));
     (recorder, seen)
 }
 

@@ -250,13 +250,15 @@ impl ApiSource {
         let client = runtime.block_on(connect).context("cannot reach the API server")?;
         let (stop, stopped) = tokio::sync::oneshot::channel();
         let node_name = node_name.to_owned();
+        let limiter = kube::Limiter::new(settings.client.qps, settings.client.burst);
         let watch = move || {
             runtime.block_on(async {
                 if let Some(outbox) = outbox {
-                    tokio::spawn(outbox.run(client.clone()));
+                    tokio::spawn(outbox.run(client.clone(), limiter.clone()));
                 }
+                let options = kube::WatchOptions { limiter, ..kube::WatchOptions::default() };
                 tokio::select! {
-                    () = kube::run(client, &node_name, sender, kube::WatchOptions::default()) => {}
+                    () = kube::run(client, &node_name, sender, options) => {}
                     _ = stopped => {}
                 }
             });

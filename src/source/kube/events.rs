@@ -17,6 +17,7 @@ use tokio::sync::mpsc;
 use tokio::time::timeout;
 
 use crate::model::ServiceName;
+use crate::source::kube::Limiter;
 use crate::source::kube::backoff::Backoff;
 use series::{Post, Series};
 
@@ -156,7 +157,7 @@ pub fn recorder(hostname: &str) -> (Recorder, Outbox) {
 
 impl Outbox {
     /// Posts events until no recorder is left. A server that does not answer, or refuses, disturbs nobody.
-    pub async fn run(mut self, client: Client) {
+    pub async fn run(mut self, client: Client, limiter: Limiter) {
         let mut open = true;
         while open {
             let posts = match timeout(TICK, self.queue.recv()).await {
@@ -168,14 +169,15 @@ impl Outbox {
                 Err(_) => self.series.tick(Instant::now()),
             };
             for post in posts {
-                self.post(&client, &post).await;
+                self.post(&client, &limiter, &post).await;
             }
         }
     }
 
-    async fn post(&mut self, client: &Client, post: &Post) {
+    async fn post(&mut self, client: &Client, limiter: &Limiter, post: &Post) {
         let mut backoff = Backoff::new(Duration::from_secs(1), Duration::from_secs(30));
         for _ in 0..ATTEMPTS {
+            limiter.wait().await;
             let error = match timeout(ANSWER_WITHIN, send(client, post)).await {
                 Ok(Ok(())) => return,
                 // What the server will refuse for ever is not sent again.

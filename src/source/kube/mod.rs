@@ -7,6 +7,7 @@
 mod backoff;
 pub mod events;
 mod kinds;
+mod limit;
 mod watch;
 
 use std::path::{Path, PathBuf};
@@ -20,6 +21,7 @@ use kube::{Client, Config};
 use crate::model::convert::Interner;
 use crate::source::Event;
 use kinds::{Nodes, Services, Slices};
+pub use limit::Limiter;
 use watch::Watch;
 
 /// How patient the watches are. The default is right for everything but tests.
@@ -39,6 +41,8 @@ pub struct WatchOptions {
     pub min_backoff: Duration,
     /// The longest delay.
     pub max_backoff: Duration,
+    /// How fast requests may be made, those for events included; the default is no limit.
+    pub limiter: Limiter,
 }
 
 impl Default for WatchOptions {
@@ -50,6 +54,7 @@ impl Default for WatchOptions {
             page_size: 500,
             min_backoff: Duration::from_millis(800),
             max_backoff: Duration::from_secs(30),
+            limiter: Limiter::unlimited(),
         }
     }
 }
@@ -93,8 +98,14 @@ pub async fn connect(kubeconfig: Option<&Path>, master: Option<&str>) -> Result<
     }
     // The watches have a back-off of their own, and say so; a second one below would hide the failures.
     config.default_retry = false;
+    if let (Ok(name), Ok(value)) = ("user-agent".parse(), USER_AGENT.parse()) {
+        config.headers.push((name, value));
+    }
     Client::try_from(config).map_err(|error| ConnectError::Client(Box::new(error)))
 }
+
+/// Who asks, in the API server's audit log.
+const USER_AGENT: &str = concat!("portolan/", env!("CARGO_PKG_VERSION"), " (linux)");
 
 async fn read_kubeconfig(path: &Path) -> Result<Config, KubeconfigError> {
     Config::from_custom_kubeconfig(Kubeconfig::read_from(path)?, &KubeConfigOptions::default()).await

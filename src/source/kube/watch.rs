@@ -162,6 +162,7 @@ impl<'a, K: Kind> Watch<'a, K> {
         };
         loop {
             let request = Request::new(K::PATH).list(&params).map_err(|error| End::Retry(error.to_string(), None))?;
+            self.options.limiter.wait().await;
             let text = match timeout(self.options.list_timeout, self.client.request_text(request)).await {
                 Ok(Ok(text)) => text,
                 Ok(Err(error)) => return Err(failure(error)),
@@ -201,6 +202,7 @@ impl<'a, K: Kind> Watch<'a, K> {
         if self.position.is_none() {
             self.begin_list();
         }
+        self.options.limiter.wait().await;
         let mut stream = match timeout(self.options.list_timeout, self.client.request_stream(request)).await {
             Ok(Ok(stream)) => Box::pin(stream),
             Ok(Err(error)) => return Err(self.not_started(error)),
