@@ -6,6 +6,7 @@
 
 mod advice;
 pub mod duration;
+mod effective;
 mod file;
 mod flags;
 mod ipvs;
@@ -24,6 +25,7 @@ use crate::config::duration::GoDuration;
 use crate::net::PerFamily;
 
 pub use advice::advice;
+pub use effective::effective;
 pub use file::ConfigFile;
 pub use flags::{Flags, LogFormat, normalize_flag_names};
 pub use ipvs::{IpvsFlags, IpvsOptions, VipForm, VipSetting};
