@@ -30,6 +30,7 @@ check: ## Format, lints, the rules of this project, licences
 	cargo clippy --workspace --all-targets -- -D warnings
 	cargo test --quiet --test tidy
 	cargo xtask licences
+	scripts/check-deploy.sh
 	@if command -v cargo-deny >/dev/null; then cargo deny --offline check licenses bans sources; fi
 
 bench: ## Benchmarks of the pure layers
