@@ -331,6 +331,26 @@ fn a_410_in_the_middle_of_a_watch_leads_to_a_list() {
 }
 
 #[test]
+fn an_empty_list_after_a_full_one_is_believed_only_when_the_next_one_is_empty_too() {
+    let server = server();
+    let mut source = synced_source(&server);
+    server.claim_empty(Resource::Services, 1);
+    server.expire_watches(Resource::Services);
+    source.until("listed again", |source| source.complete.0 == 2);
+    assert_eq!(source.services(), ALL);
+    assert_eq!(source.restarts.last().unwrap().1, "an empty list, after one of 5 objects");
+    // Really empty.
+    server.fail(Resource::Services, 10_000, 503, 0);
+    server.end_watches(Resource::Services);
+    source.until("no answer", |source| source.restarts.len() > 3);
+    ALL.iter().for_each(|name| server.delete(Resource::Services, "shop", name));
+    server.compact();
+    server.heal();
+    source.until("empty", |source| source.services().is_empty());
+    assert_eq!(source.complete.0, 3);
+}
+
+#[test]
 fn an_unreadable_line_leads_to_a_list_since_it_may_have_been_a_change() {
     for garbage in ["{\"type\":\"MODIFIED\",\n", "no json at all\n", "{\"type\":\"STRANGE\",\"object\":{}}\n"] {
         let server = server();

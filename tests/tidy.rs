@@ -239,7 +239,7 @@ fn behaviour_findings(document: &str, sources: &str) -> Vec<String> {
     names
         .filter(|name| name.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'_'))
         .filter(|name| !sources.contains(&format!("fn {name}(")))
-        .map(|name| format!("docs/behaviours.md: there is no test `{name}`"))
+        .map(|name| format!("docs: there is no test `{name}`"))
         .collect()
 }
 
@@ -400,7 +400,9 @@ fn the_repository_keeps_all_rules() {
     let manifests = [&all["Cargo.toml"], &all["xtask/Cargo.toml"]].map(String::as_str);
     findings.extend(dependency_findings(&manifests, &all["docs/dependencies.md"]));
     let code: String = all.iter().filter(|(file, _)| file.ends_with(".rs")).map(|(_, text)| text.as_str()).collect();
-    findings.extend(behaviour_findings(&all["docs/behaviours.md"], &code));
+    for document in ["docs/behaviours.md", "docs/reliability.md"] {
+        findings.extend(behaviour_findings(&all[document], &code));
+    }
     assert!(findings.is_empty(), "\n{}\n", findings.join("\n"));
 }
 

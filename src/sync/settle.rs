@@ -30,6 +30,9 @@ impl<K: Kernel, C: Clock> Engine<K, C> {
             let failure = failure.or_else(|| (!self.ledger.settled(&self.owners, id)).then(unsettled));
             if let Some((error, culprit)) = failure {
                 self.schedule_retry(id, error, culprit, now);
+                if let Some(name) = self.owners.get(id).and_then(|owner| owner.name.clone()) {
+                    self.lower_health_check(&name);
+                }
                 continue;
             }
             self.owners.set_retry(id, None);
@@ -63,6 +66,20 @@ impl<K: Kernel, C: Clock> Engine<K, C> {
                 self.health_checks.remove(name);
             }
         }
+    }
+
+    /// The Service is not programmed as it should be. What is gone is gone nevertheless, so a count falls at once and rises
+    /// only when the kernel agrees: a load balancer must turn away before the last endpoint ends, and not turn to rules that
+    /// are not there.
+    fn lower_health_check(&mut self, name: &ServiceName) {
+        let entry = self.cluster.entry(name);
+        let port = entry.and_then(|entry| entry.service.as_ref()).and_then(|service| service.health_check_node_port);
+        let Some(port) = port else { return };
+        let Some(known) = self.health_checks.get(name).map(|check| check.local_endpoints) else { return };
+        let wanted = local_ready_endpoints(&self.plans(name));
+        let local_endpoints =
+            PerFamily::from_fn(|family| wanted[family].map(|wanted| wanted.min(known[family].unwrap_or_default())));
+        self.health_checks.insert(name.clone(), HealthCheck { port, local_endpoints });
     }
 
     pub(super) fn report(

@@ -68,6 +68,10 @@ pub(super) struct Watch<'a, K: Kind> {
     noted: HashSet<String>,
     /// Present while a list is under way.
     listing: Option<Listing<K::Name>>,
+    /// How many objects the last complete list had.
+    listed: usize,
+    /// Whether the last list was empty and not believed.
+    doubted: bool,
 }
 
 #[derive(Deserialize)]
@@ -105,6 +109,8 @@ impl<'a, K: Kind> Watch<'a, K> {
             streaming: true,
             noted: HashSet::new(),
             listing: None,
+            listed: 0,
+            doubted: false,
         }
     }
 
@@ -296,6 +302,13 @@ impl<'a, K: Kind> Watch<'a, K> {
 
     fn end_list(&mut self, version: String) -> Result<(), End> {
         let Some(listing) = self.listing.take() else { return Ok(()) };
+        // A server that has lost its data, or does not have them yet, says that there is nothing. To believe it at once
+        // would take all Services of the node away; a second list tells it from a cluster that is really empty.
+        self.doubted = listing.names.is_empty() && self.listed > 0 && !self.doubted;
+        if self.doubted {
+            return Err(End::Relist(format!("an empty list, after one of {} objects", self.listed)));
+        }
+        self.listed = listing.names.len();
         if let Some(change) = K::complete(listing.names) {
             self.send(Event::Change(change))?;
         }

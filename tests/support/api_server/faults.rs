@@ -102,9 +102,19 @@ impl ApiServer {
         self.shared.faults().failures.push(failure);
     }
 
-    /// Answers each request with 429 and a `Retry-After` header of so many seconds until [`ApiServer::heal`].
+    /// Answers each request with 429 and a `Retry-After` header of so many seconds until [`ApiServer::heal`], with a
+    /// `Status` that repeats it.
     pub(crate) fn throttle(&self, seconds: u32) {
-        let failure = Failure { resource: None, times: None, status: 429, retry_after: seconds, body: Body::Sentence };
+        self.throttle_with(seconds, Body::Status);
+    }
+
+    /// The same with the header alone, as a server does that sheds load.
+    pub(crate) fn throttle_curtly(&self, seconds: u32) {
+        self.throttle_with(seconds, Body::Sentence);
+    }
+
+    fn throttle_with(&self, retry_after: u32, body: Body) {
+        let failure = Failure { resource: None, times: None, status: 429, retry_after, body };
         self.shared.faults().failures.push(failure);
     }
 
