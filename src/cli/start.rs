@@ -64,6 +64,10 @@ pub(super) fn kernel(settings: &Settings, prepare: Prepare) -> anyhow::Result<(L
         });
         bail!("neither IPv4 nor IPv6 can be programmed: {}", errors.join("; "));
     }
+    if prepare == Prepare::Yes {
+        // Before the look at the kernel: `tcp_be_liberal` decides on a rule.
+        prepare_node(settings)?;
+    }
     let found = kernel.probe(families);
     tracing::info!(variant = kernel.tools().variant().as_str(), v4 = families.v4, v6 = families.v6, "iptables");
     let mut facts = Facts {
@@ -94,6 +98,26 @@ pub(super) enum Prepare {
     Yes,
     /// Look only.
     No,
+}
+
+/// Sets what concerns the node and no mode.
+fn prepare_node(settings: &Settings) -> anyhow::Result<()> {
+    let wanted = &settings.conntrack;
+    let remarks = linux::node::set_up_conntrack(&linux::node::Conntrack {
+        max_per_core: wanted.max_per_core,
+        min: wanted.min,
+        tcp_established_timeout: wanted.tcp_established_timeout,
+        tcp_close_wait_timeout: wanted.tcp_close_wait_timeout,
+        tcp_be_liberal: wanted.tcp_be_liberal,
+        udp_timeout: wanted.udp_timeout,
+        udp_stream_timeout: wanted.udp_stream_timeout,
+    })
+    .context("could not set conntrack parameters")?;
+    remarks.iter().for_each(|remark| tracing::warn!("{remark}"));
+    if let Some(remark) = linux::node::set_oom_score(settings.oom_score_adj) {
+        tracing::warn!("the OOM score stays as it is: {remark}");
+    }
+    Ok(())
 }
 
 fn prepare_iptables(kernel: &LinuxKernel, facts: &mut Facts) -> anyhow::Result<()> {
