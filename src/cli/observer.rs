@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use crate::compile::{NodeContext, NodePortAddresses};
 use crate::health::{HealthState, ListenAddresses, ServiceHealth};
+use crate::linux::memory;
 use crate::metrics::Metrics;
 use crate::net::{IpFamily, PerFamily};
 use crate::sync::clock::{Clock, SystemClock};
@@ -38,6 +39,10 @@ impl Observer for Announcer {
         self.service_health.set_addresses(listen_addresses(node));
         self.service_health.sync(health_checks);
         log_report(report);
+        match report.kind {
+            SyncKind::Full => memory::release_unused(),
+            SyncKind::Partial => {}
+        }
     }
 }
 

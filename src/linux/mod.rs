@@ -15,6 +15,7 @@ mod fingerprint;
 pub mod iptables;
 pub mod ipvs;
 mod items;
+pub mod memory;
 pub mod node;
 mod script;
 pub mod sysctl;
