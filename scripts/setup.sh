@@ -33,6 +33,10 @@ for item in "${wanted[@]}"; do
 done
 # ring is compiled against the C library's headers, which gcc only recommends.
 [[ -e /usr/include/stdio.h ]] || packages+=(libc6-dev)
+# scripts/check-deploy.sh keeps its programs in a virtual environment, which Debian packages apart from Python.
+if [[ $target == check || $target == ci ]]; then
+    python3 -c 'import ensurepip, venv' 2>/dev/null || packages+=(python3-venv)
+fi
 
 if ((${#packages[@]})); then
     if ((EUID != 0)); then
