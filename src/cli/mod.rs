@@ -118,7 +118,7 @@ fn init_logging(flags: &Flags) {
     use std::io::IsTerminal;
     use tracing_subscriber::EnvFilter;
 
-    let level = match flags.verbosity {
+    let level = match flags.logging.verbosity.unwrap_or(0) {
         0..=1 => "info",
         2..=4 => "info,portolan=debug",
         _ => "debug,portolan=trace",
@@ -130,7 +130,7 @@ fn init_logging(flags: &Flags) {
         .with_ansi(std::io::stderr().is_terminal())
         .with_target(false);
     // A second initialisation, as in tests, changes nothing.
-    let _already_set = match flags.log_format {
+    let _already_set = match flags.logging.log_format.unwrap_or_default() {
         LogFormat::Text => builder.try_init(),
         LogFormat::Json => builder.json().try_init(),
     };
@@ -154,13 +154,14 @@ mod tests {
         let cli = parsed("portolan --config=/etc/kube-proxy/config.conf --hostname_override=node1 -v 2").unwrap();
         assert!(cli.command.is_none());
         assert_eq!(cli.flags.hostname_override.as_deref(), Some("node1"));
-        assert_eq!(cli.flags.verbosity, 2);
+        assert_eq!(cli.flags.logging.verbosity, Some(2));
     }
 
     #[test]
     fn spellings_of_kube_proxy_mean_what_they_mean_to_it() {
         let cli = parsed("portolan --cleanup --logging-format=json -v=4").unwrap();
-        assert_eq!((cli.flags.cleanup, cli.flags.log_format, cli.flags.verbosity), (Some(true), LogFormat::Json, 4));
+        let log = (cli.flags.logging.log_format, cli.flags.logging.verbosity);
+        assert_eq!((cli.flags.cleanup, log), (Some(true), (Some(LogFormat::Json), Some(4))));
         assert_eq!(parsed("portolan --cleanup=false").unwrap().flags.cleanup, Some(false));
     }
 

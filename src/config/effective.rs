@@ -6,7 +6,7 @@ use std::time::Duration;
 use serde_json::{Map, Value, json};
 
 use crate::config::duration::GoDuration;
-use crate::config::{DetectLocal, LogFormat, NodePortSetting, ProxyMode, Settings};
+use crate::config::{DetectLocal, NodePortSetting, ProxyMode, Settings, StreamOptions};
 
 /// The v1alpha1 object that means these settings, defaults filled in: what `/configz` shows under the key
 /// `kubeproxy.config.k8s.io`. As with kube-proxy only the mode in force shows its periods, those of the other modes are
@@ -126,18 +126,21 @@ fn sections(settings: &Settings) -> Map<String, Value> {
 
 fn logging(settings: &Settings) -> Value {
     let logging = &settings.logging;
-    let format = match logging.format {
-        LogFormat::Text => "text",
-        LogFormat::Json => "json",
+    let stream = |options: &StreamOptions| {
+        let mut stream = fields(json!({ "infoBufferSize": options.info_buffer_size }));
+        if options.split_stream {
+            stream.insert("splitStream".to_owned(), json!(true));
+        }
+        stream
     };
     let mut section = fields(json!({
-        "format": format,
-        "flushFrequency": "5s",
+        "format": logging.format.to_string(),
+        "flushFrequency": duration(logging.flush_frequency),
         "verbosity": logging.verbosity,
-        "options": { "json": { "infoBufferSize": "0" }, "text": { "infoBufferSize": "0" } },
+        "options": { "json": stream(&logging.json), "text": stream(&logging.text) },
     }));
     if !logging.vmodule.is_empty() {
-        let item = |(pattern, verbosity)| json!({ "filePattern": pattern, "verbosity": verbosity });
+        let item = |(pattern, verbosity): &(String, u32)| json!({ "filePattern": pattern, "verbosity": verbosity });
         section.insert("vmodule".to_owned(), logging.vmodule.iter().map(item).collect());
     }
     Value::Object(section)

@@ -3,11 +3,13 @@
 //! The file is read into a tree and fields are taken out of it by name, so that what is left over is what we do not
 //! know. That is a warning, not an error, as in kube-proxy: a field may be younger than this program.
 
+use std::collections::BTreeMap;
+
 use serde_json::{Map, Value};
 
 use crate::config::duration::{GoDuration, parse_duration};
 use crate::config::ipvs::RawIpvs;
-use crate::config::{ConfigError, EXTERNAL_IPS_GATE, RawConfig};
+use crate::config::{ConfigError, RawConfig};
 
 const API_VERSION: &str = "kubeproxy.config.k8s.io/v1alpha1";
 const KIND: &str = "KubeProxyConfiguration";
@@ -29,7 +31,7 @@ const UNUSED: [&str; 11] = [
 const UNUSED_CONNECTION: [&str; 4] = ["acceptContentTypes", "burst", "contentType", "qps"];
 
 /// A configuration file that could be read.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct ConfigFile {
     pub(super) raw: RawConfig,
     /// What is in the file without having an effect, for the log: unknown fields, repeated ones, unused ones.
@@ -100,8 +102,8 @@ impl Reader<'_> {
             hostname_override: Some(self.string(root, "", "hostnameOverride")).filter(|name| !name.is_empty()),
             kubeconfig: self.string(&mut connection, "clientConnection.", "kubeconfig"),
             bind_address: self.string(root, "", "bindAddress"),
-            healthz_bind_address: self.string(root, "", "healthzBindAddress"),
-            metrics_bind_address: self.string(root, "", "metricsBindAddress"),
+            healthz_bind_address: Some(self.string(root, "", "healthzBindAddress")),
+            metrics_bind_address: Some(self.string(root, "", "metricsBindAddress")),
             masquerade_bit: self.integer(&mut iptables, "iptables.", "masqueradeBit"),
             masquerade_all: self.bool(&mut iptables, "iptables.", "masqueradeAll").unwrap_or(false),
             localhost_node_ports: self.bool(&mut iptables, "iptables.", "localhostNodePorts"),
@@ -117,7 +119,8 @@ impl Reader<'_> {
                 cluster_cidr.split(',').map(str::to_owned).collect()
             },
             node_port_addresses: self.strings(root, "", "nodePortAddresses"),
-            allow_external_ips: self.feature_gates(root),
+            feature_gates: self.feature_gates(root),
+            ..RawConfig::default()
         };
         self.rest(&connection, "clientConnection.", &UNUSED_CONNECTION);
         self.rest(&iptables, "iptables.", &[]);
@@ -231,9 +234,13 @@ impl Reader<'_> {
         }
     }
 
-    fn feature_gates(&mut self, tree: &mut Map<String, Value>) -> Option<bool> {
-        let mut gates = self.section(tree, "featureGates");
-        self.bool(&mut gates, "featureGates.", EXTERNAL_IPS_GATE)
+    fn feature_gates(&mut self, tree: &mut Map<String, Value>) -> BTreeMap<String, bool> {
+        let mut section = self.section(tree, "featureGates");
+        let names: Vec<String> = section.keys().cloned().collect();
+        names
+            .into_iter()
+            .filter_map(|name| self.bool(&mut section, "featureGates.", &name).map(|value| (name, value)))
+            .collect()
     }
 
     /// Warns of what nobody took.

@@ -6,7 +6,7 @@ use ipnet::IpNet;
 
 use crate::config::ConfigError;
 use crate::config::duration::{GoDuration, parse_duration};
-use crate::config::flags::parse_bool;
+use crate::config::flags::{OWN, parse_bool};
 use crate::kernel::item::Scheduler;
 use crate::net::parse_cidr;
 
@@ -59,6 +59,7 @@ pub enum VipForm {
 
 /// The flags of IPVS mode.
 #[derive(Clone, Debug, Default, clap::Args)]
+#[command(next_help_heading = "IPVS mode")]
 pub struct IpvsFlags {
     /// How IPVS mode balances load: rr, lc, sh, mh or another scheduler that the kernel has [default: rr]
     #[arg(long, value_name = "NAME")]
@@ -84,18 +85,17 @@ pub struct IpvsFlags {
     /// The same for UDP [default: 0s]
     #[arg(long, value_name = "DURATION", value_parser = parse_duration, allow_hyphen_values = true)]
     pub ipvs_udp_timeout: Option<GoDuration>,
-    /// Time that TCP connections of an endpoint may go on after it is gone from all EndpointSlices; 0 ends them at once
-    /// [default: 1m] (portolan's own)
-    #[arg(long, value_name = "DURATION", value_parser = parse_duration, allow_hyphen_values = true)]
+    /// Time that TCP connections of an endpoint may go on after it is gone from all EndpointSlices; 0 ends them at once [default: 1m]
+    #[arg(long, value_name = "DURATION", value_parser = parse_duration, allow_hyphen_values = true, help_heading = OWN)]
     pub ipvs_drain_timeout: Option<GoDuration>,
-    /// How Service addresses become local in IPVS mode (portolan's own)
-    #[arg(long, value_name = "FORM", value_enum, default_value_t)]
+    /// How Service addresses become local in IPVS mode
+    #[arg(long, value_name = "FORM", value_enum, default_value_t, help_heading = OWN)]
     pub ipvs_vips: VipForm,
-    /// Networks from which cluster IPs are taken, for --ipvs-vips=routes (portolan's own)
-    #[arg(long, value_name = "CIDRS", value_delimiter = ',')]
+    /// Networks from which cluster IPs are taken, for --ipvs-vips=routes
+    #[arg(long, value_name = "CIDRS", value_delimiter = ',', help_heading = OWN)]
     pub ipvs_service_cidrs: Option<Vec<String>>,
-    /// Let the kernel compute rates of virtual and real servers or not; without this its setting stays (portolan's own)
-    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true", value_parser = parse_bool)]
+    /// Let the kernel compute rates of virtual and real servers or not; without this its setting stays
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true", value_parser = parse_bool, help_heading = OWN)]
     pub ipvs_run_estimation: Option<bool>,
 }
 

@@ -9,7 +9,9 @@ pub mod duration;
 mod effective;
 mod file;
 mod flags;
+mod groups;
 mod ipvs;
+mod logging;
 pub mod node;
 mod options;
 mod validate;
@@ -27,9 +29,11 @@ use crate::net::PerFamily;
 pub use advice::advice;
 pub use effective::effective;
 pub use file::ConfigFile;
-pub use flags::{Flags, LogFormat, normalize_flag_names};
+pub use flags::{
+    ClientFlags, ConntrackFlags, Flags, LogFormat, LoggingFlags, ProcessFlags, Vmodule, normalize_flag_names,
+};
 pub use ipvs::{IpvsFlags, IpvsOptions, VipForm, VipSetting};
-pub use options::{ClientOptions, ConntrackOptions, LoggingOptions};
+pub use options::{ClientOptions, ConntrackOptions, LoggingOptions, StreamOptions};
 
 /// The one feature gate that matters here. Others are those of the whole cluster and none of our business.
 const EXTERNAL_IPS_GATE: &str = "AllowServiceExternalIPs";
@@ -172,15 +176,17 @@ impl ConfigError {
 }
 
 /// Settings as they were written, by either way. Empty text means "not set", unless said otherwise.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub(crate) struct RawConfig {
     pub(crate) mode: String,
     /// `None`: not given; given, it must not be blank.
     pub(crate) hostname_override: Option<String>,
     pub(crate) kubeconfig: String,
     pub(crate) bind_address: String,
-    pub(crate) healthz_bind_address: String,
-    pub(crate) metrics_bind_address: String,
+    /// `None`: nowhere.
+    pub(crate) healthz_bind_address: Option<String>,
+    /// `None`: nowhere, which is an error.
+    pub(crate) metrics_bind_address: Option<String>,
     /// `None`: the default of 14.
     pub(crate) masquerade_bit: Option<i64>,
     pub(crate) masquerade_all: bool,
@@ -196,13 +202,16 @@ pub(crate) struct RawConfig {
     pub(crate) interface_name_prefix: String,
     pub(crate) cluster_cidrs: Vec<String>,
     pub(crate) node_port_addresses: Vec<String>,
-    /// `None`: the default, true.
-    pub(crate) allow_external_ips: Option<bool>,
+    pub(crate) feature_gates: BTreeMap<String, bool>,
+    pub(crate) client: groups::RawClient,
+    pub(crate) conntrack: groups::RawConntrack,
+    pub(crate) process: groups::RawProcess,
+    pub(crate) logging: logging::RawLogging,
 }
 
 impl Settings {
-    /// The settings of one start: of the file, if there is one, else of the flags. With a file only `--hostname-override`
-    /// and `--master` still count of kube-proxy's flags, and those that are our own; [`Flags::ignored_with_file`] tells
+    /// The settings of one start: of the file, if there is one, else of the flags. With a file only `--hostname-override`,
+    /// `--master` and those of the log still count of kube-proxy's flags, and those that are our own; [`Flags::ignored_with_file`] tells
     /// which were given in vain. All errors are reported, not only the first.
     pub fn resolve(flags: &Flags, file: Option<&ConfigFile>) -> Result<Settings, Vec<ConfigError>> {
         let mut raw = file.map_or_else(|| flags.to_raw(), |file| file.raw.clone());
@@ -210,6 +219,7 @@ impl Settings {
         if let Some(name) = flags.hostname_override.as_ref().filter(|name| !name.is_empty()) {
             raw.hostname_override = Some(name.clone());
         }
+        flags.logging.apply(&mut raw.logging);
         let (mut settings, mut errors) = validate::validate(&raw);
         settings.master = flags.master.clone().filter(|master| !master.is_empty());
         settings.iptables_variant = flags.iptables_variant;

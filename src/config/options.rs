@@ -1,6 +1,5 @@
 //! Settings that belong together: the connection to the API server, connection tracking, the log.
 
-use std::collections::BTreeMap;
 use std::time::Duration;
 
 use crate::config::LogFormat;
@@ -44,8 +43,23 @@ pub struct LoggingOptions {
     pub format: LogFormat,
     /// How much to log, 0 to 10 as kube-proxy counts.
     pub verbosity: u32,
-    /// Other verbosities for files whose names match a pattern.
-    pub vmodule: BTreeMap<String, u32>,
+    /// The time between two flushes. Nothing here needs that; it is kept to be shown, as is what follows.
+    pub flush_frequency: Duration,
+    /// Patterns of the names of Go files with verbosities of their own.
+    pub vmodule: Vec<(String, u32)>,
+    /// The streams of text.
+    pub text: StreamOptions,
+    /// The streams of JSON.
+    pub json: StreamOptions,
+}
+
+/// `logging.options.text` and `logging.options.json`. Here all goes to standard error.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct StreamOptions {
+    /// Errors to standard error and the rest to standard output.
+    pub split_stream: bool,
+    /// The buffer of the latter, a quantity such as `64Ki`.
+    pub info_buffer_size: String,
 }
 
 impl Default for ClientOptions {
@@ -75,6 +89,19 @@ impl Default for ConntrackOptions {
 
 impl Default for LoggingOptions {
     fn default() -> LoggingOptions {
-        LoggingOptions { format: LogFormat::Text, verbosity: 0, vmodule: BTreeMap::new() }
+        LoggingOptions {
+            format: LogFormat::Text,
+            verbosity: 0,
+            flush_frequency: Duration::from_secs(5),
+            vmodule: Vec::new(),
+            text: StreamOptions::default(),
+            json: StreamOptions::default(),
+        }
+    }
+}
+
+impl Default for StreamOptions {
+    fn default() -> StreamOptions {
+        StreamOptions { split_stream: false, info_buffer_size: "0".to_owned() }
     }
 }

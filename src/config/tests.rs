@@ -5,6 +5,8 @@ use clap::Parser;
 use super::*;
 use crate::kernel::item::Scheduler;
 
+mod flags;
+
 #[derive(clap::Parser)]
 struct Program {
     #[command(flatten)]
@@ -269,8 +271,10 @@ fn a_flag_that_is_given_empty_is_not_set() {
 #[test]
 fn feature_gates_are_read_from_the_flag_as_from_the_file() {
     let by_flags = from_flags(&["--feature-gates=SomeOther=true,AllowServiceExternalIPs=false"]).unwrap();
-    assert_eq!(by_flags, Settings { allow_external_ips: false, ..Settings::default() });
-    assert_eq!(by_flags, from_file("featureGates: {AllowServiceExternalIPs: false}\n").unwrap());
+    let feature_gates = [("SomeOther".to_owned(), true), ("AllowServiceExternalIPs".to_owned(), false)].into();
+    assert_eq!(by_flags, Settings { allow_external_ips: false, feature_gates, ..Settings::default() });
+    let body = "featureGates: {SomeOther: true, AllowServiceExternalIPs: false}\n";
+    assert_eq!(by_flags, from_file(body).unwrap());
     let repeated = from_flags(&["--feature-gates=AllowServiceExternalIPs=false", "--feature-gates", "Other=true"]);
     assert!(!repeated.unwrap().allow_external_ips);
     for bad in ["--feature-gates=AllowServiceExternalIPs", "--feature-gates=AllowServiceExternalIPs=maybe"] {
@@ -413,8 +417,8 @@ fn flags_take_gos_spellings() {
     let given = flags(&["--masquerade-all=T", "--iptables-localhost-nodeports=0", "-v=4", "--log-format=json"]);
     assert_eq!(given.masquerade_all, Some(true));
     assert_eq!(given.iptables_localhost_nodeports, Some(false));
-    assert_eq!((given.verbosity, given.log_format), (4, LogFormat::Json));
-    assert_eq!(flags(&["--v", "2", "--mode=iptables"]).verbosity, 2);
+    assert_eq!((given.logging.verbosity, given.logging.log_format), (Some(4), Some(LogFormat::Json)));
+    assert_eq!(flags(&["--v", "2", "--mode=iptables"]).logging.verbosity, Some(2));
     assert_eq!(
         normalize_flag_names(["--a_b=c_d", "x_y", "--", "--e_f"].map(Into::into)),
         ["--a-b=c_d", "x_y", "--", "--e_f"].map(std::ffi::OsString::from)

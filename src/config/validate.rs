@@ -7,7 +7,9 @@ use ipnet::IpNet;
 
 use crate::config::duration::GoDuration;
 use crate::config::ipvs::RawIpvs;
-use crate::config::{ConfigError, DetectLocal, IpvsOptions, NodePortSetting, ProxyMode, RawConfig, Settings};
+use crate::config::{
+    ConfigError, DetectLocal, EXTERNAL_IPS_GATE, IpvsOptions, NodePortSetting, ProxyMode, RawConfig, Settings,
+};
 use crate::kernel::item::Scheduler;
 use crate::net::IpFamily;
 use crate::net::{parse_cidr, parse_ip, parse_socket};
@@ -21,7 +23,7 @@ const ROOT: &str = "KubeProxyConfiguration";
 
 /// Collects errors while values are read; a value that is wrong is replaced by anything, since it is never used.
 #[derive(Default)]
-struct Checker {
+pub(super) struct Checker {
     errors: Vec<ConfigError>,
 }
 
@@ -42,26 +44,33 @@ pub(super) fn validate(raw: &RawConfig) -> (Settings, Vec<ConfigError>) {
         hostname_override: check.hostname_override(raw.hostname_override.as_deref()),
         kubeconfig: Some(raw.kubeconfig.clone()).filter(|path| !path.is_empty()),
         bind_address,
-        healthz_bind_address: Some(check.listen(
-            "HealthzBindAddress",
-            &raw.healthz_bind_address,
-            unspecified(bind_address, HEALTHZ_PORT),
-        )),
-        metrics_bind_address: check.listen(
-            "MetricsBindAddress",
-            &raw.metrics_bind_address,
-            loopback(bind_address, METRICS_PORT),
-        ),
+        healthz_bind_address: raw
+            .healthz_bind_address
+            .as_ref()
+            .map(|text| check.listen("HealthzBindAddress", text, unspecified(bind_address, HEALTHZ_PORT))),
+        metrics_bind_address: check.metrics(raw.metrics_bind_address.as_deref(), loopback(bind_address, METRICS_PORT)),
         masquerade_bit: check.masquerade_bit(raw.masquerade_bit),
         masquerade_all: raw.masquerade_all,
         localhost_node_ports: raw.localhost_node_ports.unwrap_or(defaults.localhost_node_ports),
         detect_local: check.detect_local(raw),
         node_port_addresses: check.node_port_addresses(&raw.node_port_addresses),
-        allow_external_ips: raw.allow_external_ips.unwrap_or(defaults.allow_external_ips),
+        allow_external_ips: raw.feature_gates.get(EXTERNAL_IPS_GATE).copied().unwrap_or(defaults.allow_external_ips),
+        feature_gates: raw.feature_gates.clone(),
+        client: check.client(&raw.client),
+        conntrack: check.conntrack(&raw.conntrack),
+        logging: check.logging(&raw.logging),
+        bind_address_hard_fail: raw.process.bind_address_hard_fail,
+        profiling: raw.process.profiling,
+        oom_score_adj: check.oom_score_adj(raw.process.oom_score_adj, defaults.oom_score_adj),
+        config_sync_period: check.config_sync_period(raw.process.config_sync_period, defaults.config_sync_period),
+        show_hidden_metrics_for_version: check.hidden_metrics(&raw.process.show_hidden_metrics_for_version),
         sync_period,
         min_sync_period,
         ipvs,
-        ..defaults
+        master: defaults.master,
+        families: defaults.families,
+        full_sync_period: defaults.full_sync_period,
+        iptables_variant: defaults.iptables_variant,
     };
     (settings, check.errors)
 }
@@ -94,8 +103,12 @@ fn loopback(like: IpAddr, port: u16) -> SocketAddr {
 }
 
 impl Checker {
-    fn invalid(&mut self, path: &str, value: impl std::fmt::Display, reason: &str) {
+    pub(super) fn invalid(&mut self, path: &str, value: impl std::fmt::Display, reason: &str) {
         self.errors.push(ConfigError::invalid(format!("{ROOT}.{path}"), value, reason));
+    }
+
+    pub(super) fn forbidden(&mut self, path: &str, reason: &str) {
+        self.errors.push(ConfigError::without_value(format!("{ROOT}.{path}"), format!("Forbidden: {reason}")));
     }
 
     fn mode(&mut self, mode: &str) -> ProxyMode {
@@ -141,6 +154,14 @@ impl Checker {
         default
     }
 
+    fn metrics(&mut self, text: Option<&str>, default: SocketAddr) -> SocketAddr {
+        let path = "MetricsBindAddress";
+        text.map(|text| self.listen(path, text, default)).unwrap_or_else(|| {
+            self.invalid(path, "", "must be IP:port; the metrics server cannot be switched off by --metrics-port=0");
+            default
+        })
+    }
+
     fn masquerade_bit(&mut self, bit: Option<i64>) -> u8 {
         let bit = bit.unwrap_or(14);
         match u8::try_from(bit) {
@@ -174,7 +195,7 @@ impl Checker {
         (sync.to_std().unwrap_or_default(), min.to_std().unwrap_or_default())
     }
 
-    fn not_negative(&mut self, path: &str, duration: GoDuration) -> Duration {
+    pub(super) fn not_negative(&mut self, path: &str, duration: GoDuration) -> Duration {
         duration.to_std().unwrap_or_else(|| {
             self.invalid(path, duration, "must be greater than or equal to 0");
             Duration::ZERO

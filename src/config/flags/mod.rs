@@ -1,11 +1,26 @@
 //! The daemon's command line: kube-proxy's flags by their names, and a few of our own.
 
+mod client;
+mod conntrack;
+mod logging;
+mod process;
+
 use std::ffi::OsString;
 
 use crate::config::duration::{GoDuration, parse_duration};
+use crate::config::flags::process::DeprecatedPorts;
 use crate::config::ipvs::{IpvsFlags, list};
-use crate::config::{EXTERNAL_IPS_GATE, IptablesVariant, RawConfig};
+use crate::config::logging::RawLogging;
+use crate::config::{IptablesVariant, RawConfig};
 use crate::net::IpFamily;
+
+pub use client::ClientFlags;
+pub use conntrack::ConntrackFlags;
+pub use logging::{LoggingFlags, Vmodule};
+pub use process::ProcessFlags;
+
+/// The heading in the help of what kube-proxy does not have.
+pub(super) const OWN: &str = "portolan's own (these count with --config, too)";
 
 /// The flags of the daemon. Absent means "not given": defaults are put in place later, since with a file most flags do
 /// not count.
@@ -14,11 +29,17 @@ pub struct Flags {
     /// KubeProxyConfiguration file; with it, most other flags are ignored
     #[arg(long, value_name = "FILE")]
     pub config: Option<String>,
+    /// Write the configuration with its defaults to this file and end
+    #[arg(long, value_name = "FILE")]
+    pub write_config_to: Option<String>,
+    /// Do what needs all privileges, and end
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true", value_parser = parse_bool)]
+    pub init_only: Option<bool>,
     /// Remove what was programmed and end, as the command `cleanup` does
     #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true", value_parser = parse_bool)]
     pub cleanup: Option<bool>,
     /// Read Services, EndpointSlices and the Node from this YAML file, or all in this directory, instead of the API server
-    #[arg(long, value_name = "PATH")]
+    #[arg(long, value_name = "PATH", help_heading = OWN)]
     pub manifests: Option<String>,
     /// How packets are sent to endpoints: iptables or ipvs [default: iptables]
     #[arg(long, visible_alias = "mode", value_name = "MODE")]
@@ -65,33 +86,33 @@ pub struct Flags {
     /// Those of IPVS mode.
     #[command(flatten)]
     pub ipvs: IpvsFlags,
-    /// Where /healthz and /livez are served [default: 0.0.0.0:10256]
-    #[arg(long, value_name = "IP:PORT")]
-    pub healthz_bind_address: Option<String>,
-    /// Where /metrics is served [default: 127.0.0.1:10249]
-    #[arg(long, value_name = "IP:PORT")]
-    pub metrics_bind_address: Option<String>,
     /// This node's address and primary family, unless unspecified [default: 0.0.0.0]
     #[arg(long, value_name = "IP")]
     pub bind_address: Option<String>,
     /// Feature gates; only AllowServiceExternalIPs has an effect
     #[arg(long, value_name = "NAME=BOOL,...", value_delimiter = ',', value_parser = parse_gate)]
     pub feature_gates: Option<Vec<(String, bool)>>,
-    /// Which iptables programs to use (portolan's own flag)
-    #[arg(long, value_name = "VARIANT", value_enum, default_value_t)]
+    /// Which iptables programs to use
+    #[arg(long, value_name = "VARIANT", value_enum, default_value_t, help_heading = OWN)]
     pub iptables_variant: IptablesVariant,
-    /// Time between two comparisons of the whole kernel state with what should be there [default: 15m] (portolan's own)
-    #[arg(long, value_name = "DURATION", value_parser = parse_duration, allow_hyphen_values = true)]
+    /// Time between two comparisons of the whole kernel state with what should be there [default: 15m]
+    #[arg(long, value_name = "DURATION", value_parser = parse_duration, allow_hyphen_values = true, help_heading = OWN)]
     pub full_sync_period: Option<GoDuration>,
-    /// Families to program if the node can do them: ipv4, ipv6 or both [default: both] (portolan's own)
-    #[arg(long, value_name = "FAMILIES", value_delimiter = ',', value_parser = parse_family)]
+    /// Families to program if the node can do them: ipv4, ipv6 or both [default: both]
+    #[arg(long, value_name = "FAMILIES", value_delimiter = ',', value_parser = parse_family, help_heading = OWN)]
     pub ip_families: Option<Vec<IpFamily>>,
-    /// How much to log: 0 to 10
-    #[arg(short = 'v', long = "v", value_name = "LEVEL", default_value_t = 0)]
-    pub verbosity: u8,
-    /// How to log
-    #[arg(long, visible_alias = "logging-format", value_name = "FORMAT", value_enum, default_value_t)]
-    pub log_format: LogFormat,
+    /// Those of the connection to the API server.
+    #[command(flatten)]
+    pub client: ClientFlags,
+    /// Those of connection tracking.
+    #[command(flatten)]
+    pub conntrack: ConntrackFlags,
+    /// Those of the process and its servers.
+    #[command(flatten)]
+    pub process: ProcessFlags,
+    /// Those of the log.
+    #[command(flatten)]
+    pub logging: LoggingFlags,
 }
 
 /// The form of log lines.
@@ -102,6 +123,15 @@ pub enum LogFormat {
     Text,
     /// One JSON object per line.
     Json,
+}
+
+impl std::fmt::Display for LogFormat {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            LogFormat::Text => "text",
+            LogFormat::Json => "json",
+        })
+    }
 }
 
 impl Flags {
@@ -120,13 +150,14 @@ impl Flags {
             ("--iptables-min-sync-period", self.iptables_min_sync_period.is_some()),
             ("--iptables-sync-period", self.iptables_sync_period.is_some()),
             ("--iptables-localhost-nodeports", self.iptables_localhost_nodeports.is_some()),
-            ("--healthz-bind-address", self.healthz_bind_address.is_some()),
-            ("--metrics-bind-address", self.metrics_bind_address.is_some()),
             ("--bind-address", self.bind_address.is_some()),
             ("--feature-gates", self.feature_gates.is_some()),
         ]
         .into_iter()
         .chain(self.ipvs.given())
+        .chain(self.client.given())
+        .chain(self.conntrack.given())
+        .chain(self.process.given())
         .filter(|(_, given)| *given)
         .map(|(name, _)| name)
         .collect()
@@ -135,18 +166,14 @@ impl Flags {
     /// The settings that the flags alone make.
     pub(super) fn to_raw(&self) -> RawConfig {
         let text = |value: &Option<String>| value.clone().unwrap_or_default();
-        // The default addresses of the two servers do not follow an IPv6 bind address when flags are used, only when
-        // a file is: kube-proxy's behaviour, on which scrape configurations rest.
-        let or = |value: &Option<String>, default: &str| {
-            value.clone().filter(|value| !value.is_empty()).unwrap_or_else(|| default.to_owned())
-        };
+        let ports = if self.write_config_to.is_none() { DeprecatedPorts::Used } else { DeprecatedPorts::Ignored };
         RawConfig {
             mode: text(&self.proxy_mode),
             hostname_override: None,
             kubeconfig: text(&self.kubeconfig),
             bind_address: text(&self.bind_address),
-            healthz_bind_address: or(&self.healthz_bind_address, "0.0.0.0:10256"),
-            metrics_bind_address: or(&self.metrics_bind_address, "127.0.0.1:10249"),
+            healthz_bind_address: self.process.healthz(ports),
+            metrics_bind_address: self.process.metrics(ports),
             masquerade_bit: self.iptables_masquerade_bit.map(i64::from),
             masquerade_all: self.masquerade_all.unwrap_or(false),
             localhost_node_ports: self.iptables_localhost_nodeports,
@@ -162,10 +189,12 @@ impl Flags {
                 .map(|cidrs| cidrs.split(',').map(str::to_owned).collect())
                 .unwrap_or_default(),
             node_port_addresses: list(self.nodeport_addresses.as_deref()),
-            allow_external_ips: self.feature_gates.iter().flatten().rev().find_map(|(name, value)| {
-                // The last one counts.
-                (name == EXTERNAL_IPS_GATE).then_some(*value)
-            }),
+            // The last one counts.
+            feature_gates: self.feature_gates.iter().flatten().cloned().collect(),
+            client: self.client.to_raw(),
+            conntrack: self.conntrack.to_raw(),
+            process: self.process.to_raw(),
+            logging: RawLogging::default(),
         }
     }
 }
