@@ -4,7 +4,7 @@
 NEXTEST := $(shell command -v cargo-nextest 2>/dev/null)
 NEXTEST_PROFILE := $(if $(CI),ci,default)
 
-.PHONY: help demo test check bench
+.PHONY: help demo test check bench release
 
 help: ## Say what there is
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
@@ -23,6 +23,7 @@ else
 endif
 	cargo test --quiet --doc
 	scripts/lab-tests.sh
+	scripts/check-image.sh
 
 check: ## Format, lints, the rules of this project, licences
 	@scripts/setup.sh check
@@ -36,3 +37,7 @@ check: ## Format, lints, the rules of this project, licences
 bench: ## Benchmarks of the pure layers
 	@scripts/setup.sh bench
 	cargo bench --bench pipeline
+
+release: ## The static program of the image: prints its size and path
+	@scripts/setup.sh release
+	deploy/image/build.sh

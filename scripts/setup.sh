@@ -2,22 +2,24 @@
 # Makes sure that the programs which a make target needs are there: by apt when we are root, and otherwise by saying
 # what is missing. Does nothing, quickly, when all is there.
 #
-# Usage: scripts/setup.sh TARGET    TARGET: demo | test | check | bench | ci
+# Usage: scripts/setup.sh TARGET    TARGET: demo | test | check | bench | release | ci
 set -euo pipefail
 
-target=${1:?usage: scripts/setup.sh demo|test|check|bench|ci}
+target=${1:?usage: scripts/setup.sh demo|test|check|bench|release|ci}
 
 # Programs as "program=package". A C compiler links everything and compiles one dependency (ring).
 build=(cc=gcc ld=binutils)
 traffic=(iptables=iptables ip=iproute2 conntrack=conntrack ipset=ipset)
 # A kernel with ip_vs, for where this one has none (docs/lab.md).
 lab=(linux.uml=user-mode-linux modprobe=kmod)
+# The image's root file system, and starting it.
+image=(mmdebstrap=mmdebstrap update-ca-certificates=ca-certificates capsh=libcap2-bin python3=python3)
 qemu=(qemu-system-x86_64=qemu-system-x86 busybox=busybox-static)
 case $target in
-    check | bench) wanted=("${build[@]}") ;;
-    test) wanted=("${build[@]}" "${traffic[@]}" "${lab[@]}") ;;
+    check | bench | release) wanted=("${build[@]}") ;;
+    test) wanted=("${build[@]}" "${traffic[@]}" "${lab[@]}" "${image[@]}") ;;
     demo) wanted=("${build[@]}" iptables=iptables ip=iproute2 ipvsadm=ipvsadm) ;;
-    ci) wanted=("${build[@]}" "${traffic[@]}" "${lab[@]}" "${qemu[@]}" make=make) ;;
+    ci) wanted=("${build[@]}" "${traffic[@]}" "${lab[@]}" "${qemu[@]}" "${image[@]}" make=make) ;;
     *)
         echo "setup.sh: unknown target '$target'" >&2
         exit 2
