@@ -158,6 +158,10 @@ impl Cluster {
             }
             Err(at) => {
                 self.slice_service.insert(name.clone(), service.clone());
+                // Nearly every Service has one slice, and a first push would make room for four.
+                if entry.slices.is_empty() {
+                    entry.slices.reserve_exact(1);
+                }
                 entry.slices.insert(at, (name, slice));
             }
         }

@@ -268,7 +268,7 @@ impl<K: Kernel, C: Clock> Engine<K, C> {
         let start = self.clock.now();
         let full = self.work.full_due.is_none_or(|due| due <= start);
         self.work.since = None;
-        self.work.changed_services.clear();
+        self.work.changed_services = HashSet::new();
         self.work.changed_slices = 0;
         let mut run = Run {
             start,

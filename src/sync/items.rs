@@ -55,6 +55,7 @@ impl Items {
             self.claim(owner);
         }
         if old.is_empty() {
+            owner.items.shrink_to_fit();
             return;
         }
         let kept: HashSet<&ItemKey> = owner.items.iter().collect();

@@ -295,7 +295,9 @@ impl Ledger {
     }
 
     fn learn_copies(&mut self, rule: &RuleKey, copies: u32) {
-        let known = (copies > 0).then_some(RuleState { placement: Placement::Head, copies });
+        // Where it stands is not known; as it is wanted, so that the value is the wanted one.
+        let placement = self.rules.wanted(rule).map_or(Placement::Head, |wanted| wanted.placement);
+        let known = (copies > 0).then_some(RuleState { placement, copies });
         let before = self.rules.learn(rule, known).map_or(0, |before| before.copies);
         let total = self.totals.entry(rule.chain.table).or_default();
         *total = (*total + u64::from(copies)).saturating_sub(u64::from(before));

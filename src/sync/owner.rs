@@ -50,7 +50,7 @@ pub(crate) struct Owner {
     /// Items, likewise.
     pub(crate) items: Vec<ItemKey>,
     /// Set while something of his could not be programmed.
-    pub(crate) retry: Option<Retry>,
+    pub(crate) retry: Option<Box<Retry>>,
     /// The UDP addresses of the Service and who may answer there; `None`: it has none.
     pub(crate) udp: Option<Box<UdpFrontends>>,
     /// Figures that are summed over all Services.
@@ -166,7 +166,7 @@ impl Owners {
         if let Some(new) = &retry {
             self.waiting.insert((new.at, id));
         }
-        owner.retry = retry;
+        owner.retry = retry.map(Box::new);
     }
 
     /// When the next retry is due.
@@ -183,7 +183,7 @@ impl Owners {
     pub(crate) fn waiting(&self) -> impl Iterator<Item = (OwnerId, &Owner, &Retry)> {
         self.waiting.iter().filter_map(|(_, id)| {
             let owner = self.get(*id)?;
-            Some((*id, owner, owner.retry.as_ref()?))
+            Some((*id, owner, owner.retry.as_deref()?))
         })
     }
 
