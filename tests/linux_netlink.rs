@@ -114,12 +114,12 @@ fn only_the_named_flows_are_deleted(#[values(IpFamily::V4, IpFamily::V6)] family
         let made = track(family);
         let mut kernel = netlink_only();
         let flows = kernel.flows(&query(family, None, Some(53))).unwrap();
-        let ops: Vec<Op> = flows.iter().cloned().map(Op::DeleteFlow).collect();
+        let ops: Vec<Op> = flows.iter().cloned().map(|flow| Op::DeleteFlow(Box::new(flow))).collect();
         assert!(kernel.apply(&ops).iter().all(Result::is_ok));
         assert_eq!(destinations(&kernel.flows(&query(family, None, None)).unwrap()), [made[1].0]);
         // Each by itself: those that are gone do not keep the last from being deleted.
         let last = kernel.flows(&query(family, None, None)).unwrap().remove(0);
-        let ops = [ops[0].clone(), Op::DeleteFlow(last), ops[1].clone()];
+        let ops = [ops[0].clone(), Op::DeleteFlow(Box::new(last)), ops[1].clone()];
         let kinds: Vec<_> = kernel.apply(&ops).into_iter().map(|result| result.err().map(|error| error.kind)).collect();
         assert_eq!(kinds, [Some(ErrorKind::NotFound), None, Some(ErrorKind::NotFound)]);
         assert_eq!(kernel.flows(&query(family, None, None)).unwrap(), []);
@@ -149,7 +149,7 @@ fn translated_flows_of_every_protocol_are_read_and_deleted() {
                 zone: 0,
             };
             assert_eq!(flows, std::slice::from_ref(&flow));
-            assert!(kernel.apply(&[Op::DeleteFlow(flow)])[0].is_ok());
+            assert!(kernel.apply(&[Op::DeleteFlow(Box::new(flow))])[0].is_ok());
             assert_eq!(kernel.flows(&wanted).unwrap(), []);
         }
         assert_eq!(kernel.flows(&query(IpFamily::V4, None, None)).unwrap().len(), 3);
@@ -166,7 +166,7 @@ fn a_thousand_flows_are_deleted_in_batches() {
         let mut kernel = netlink_only();
         let flows = kernel.flows(&query(IpFamily::V4, None, None)).unwrap();
         assert_eq!(flows.len(), 1003);
-        let ops: Vec<Op> = flows.into_iter().map(Op::DeleteFlow).collect();
+        let ops: Vec<Op> = flows.into_iter().map(|flow| Op::DeleteFlow(Box::new(flow))).collect();
         let results = kernel.apply(&ops);
         assert_eq!(results.len(), 1003);
         assert!(results.iter().all(Result::is_ok));
@@ -273,7 +273,7 @@ fn a_thread_without_rights_is_denied() {
         };
         rustix::thread::set_capabilities(None, none).unwrap();
         let mut kernel = netlink_only();
-        let results = kernel.apply(&[Op::DeleteFlow(flow)]);
+        let results = kernel.apply(&[Op::DeleteFlow(Box::new(flow))]);
         assert_eq!(results[0].as_ref().unwrap_err().kind, ErrorKind::Denied);
         assert_eq!(kernel.ensure_counter("x").unwrap_err().kind, ErrorKind::Denied);
     });

@@ -368,7 +368,7 @@ impl Kernel for FakeKernel {
             let moves = matches!(op, Op::InsertRule(rule, _) if deleted.contains(rule));
             match (section(op, moves), op) {
                 (Some(section), _) => sections.entry(section).or_default().push((at, op)),
-                (None, Op::DeleteFlow(flow)) => match self.flows.iter().position(|known| known == flow) {
+                (None, Op::DeleteFlow(flow)) => match self.flows.iter().position(|known| *known == **flow) {
                     Some(found) => drop(self.flows.swap_remove(found)),
                     None => results[at] = Err(KernelError::new(ErrorKind::NotFound, format!("{op}: no such flow"))),
                 },

@@ -21,8 +21,9 @@ pub enum Op {
     DeleteRule(RuleKey),
     /// Empty and remove a chain, which nothing may jump to any more once the transaction is done.
     DeleteChain(ChainKey),
-    /// Forget a conntrack entry, so that its next packet is judged anew.
-    DeleteFlow(Flow),
+    /// Forget a conntrack entry, so that its next packet is judged anew. Boxed: it is larger than all others, of which a first
+    /// sync has tens of thousands.
+    DeleteFlow(Box<Flow>),
     /// Make an item that must not exist yet.
     AddItem(ItemKey, ItemState),
     /// Give an existing item another state. A set keeps its elements.

@@ -44,7 +44,7 @@ pub(super) fn apply(tools: &Tools, transaction: &[Op], netlink_timeout: Duration
             flows.push((flow, slot));
         }
     }
-    let wanted: Vec<_> = flows.iter().map(|(flow, _)| *flow).collect();
+    let wanted: Vec<_> = flows.iter().map(|(flow, _)| &***flow).collect();
     for ((_, slot), result) in flows.into_iter().zip(conntrack::delete(&wanted, netlink_timeout)) {
         *slot = result;
     }

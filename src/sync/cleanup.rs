@@ -48,7 +48,7 @@ impl<K: Kernel, C: Clock> Engine<K, C> {
             let flows = self.kernel.flows(&query).map_err(|error| (0, error))?;
             found.extend(stale(flows, &allowed, &node_addresses));
         }
-        let ops: Vec<Op> = found.into_iter().map(Op::DeleteFlow).collect();
+        let ops: Vec<Op> = found.into_iter().map(|flow| Op::DeleteFlow(Box::new(flow))).collect();
         if ops.is_empty() {
             return Ok(0);
         }

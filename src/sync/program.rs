@@ -19,6 +19,10 @@ const MAX_ISOLATION_ROUNDS: usize = 64;
 /// A shared chain is rewritten as a whole if more rules change than this, and than a quarter of those wanted.
 const REWRITE_ABOVE: usize = 100;
 
+/// So many operations on items are handed to the kernel layer together. Each stands for itself; what is sent and answered is
+/// held as often as it is spelled.
+const ITEMS_AT_ONCE: usize = 2048;
+
 /// An operation and who wants it.
 #[derive(Clone, Debug)]
 pub(crate) struct OwnedOp {
@@ -189,7 +193,7 @@ impl<K: Kernel, C: Clock> Programmer<'_, K, C> {
             return self.commit_in_pieces(family, ops);
         }
         if plan.len() <= self.limit && self.quarantined.is_empty() && self.tally.stopped[family].is_none() {
-            if self.commit_at_once(family, &plan) {
+            if self.commit_at_once(family, &mut plan) {
                 return;
             }
             plan.chains.retain(|owned| self.is_pending(&owned.op));
@@ -203,8 +207,8 @@ impl<K: Kernel, C: Clock> Programmer<'_, K, C> {
 
     /// Tries everything in one transaction, with shared chains rewritten as a whole: without a limit, as for the legacy
     /// tools, which swap the whole table each time, that is the cheapest first fill. False: it failed, and the caller has to
-    /// find out for whom.
-    fn commit_at_once(&mut self, family: IpFamily, plan: &Plan) -> bool {
+    /// find out for whom. Nothing is copied that is large: this is when most memory is needed.
+    fn commit_at_once(&mut self, family: IpFamily, plan: &mut Plan) -> bool {
         let rewrites = self.rewrites(family, plan);
         let rewritten: HashSet<ChainKey> = rewrites.iter().map(|(chain, _)| *chain).collect();
         let stays = |owned: &OwnedOp| match &owned.op {
@@ -213,11 +217,19 @@ impl<K: Kernel, C: Clock> Programmer<'_, K, C> {
             Op::ReplaceChain(..) | Op::RewriteChain(..) | Op::DeleteChain(_) | Op::DeleteFlow(_) => true,
             Op::AddItem(..) | Op::ChangeItem(..) | Op::DeleteItem(_) => true,
         };
-        let single = [self.inserts(plan), deletes(plan), chain_deletes(plan)].concat();
-        let mut ops: Vec<Op> =
-            plan.chains.iter().chain(&single).filter(|owned| stays(owned)).map(|o| o.op.clone()).collect();
+        let single = self.inserts(plan).into_iter().chain(deletes(plan)).chain(chain_deletes(plan));
+        let single: Vec<Op> = single.filter(|owned| stays(owned)).map(|owned| owned.op).collect();
+        let (chains, covered): (Vec<OwnedOp>, Vec<OwnedOp>) =
+            std::mem::take(&mut plan.chains).into_iter().partition(|owned| stays(owned));
+        let (owners, mut ops) = unzip(chains);
+        ops.extend(single);
         ops.extend(rewrites.into_iter().map(|(chain, rules)| Op::RewriteChain(chain, rules)));
-        self.apply(family, &ops).iter().all(Result::is_ok)
+        if self.apply(family, &ops).iter().all(Result::is_ok) {
+            return true;
+        }
+        plan.chains = covered;
+        plan.chains.extend(owners.into_iter().zip(ops).map(|(owner, op)| OwnedOp { owner, op }));
+        false
     }
 
     /// Whether an operation of a plan has still to be done.
@@ -324,9 +336,11 @@ impl<K: Kernel, C: Clock> Programmer<'_, K, C> {
             if batch.is_empty() {
                 continue;
             }
-            let results = self.apply(family, batch.iter().map(|owned| &owned.op));
+            let (owners, ops) = unzip(batch);
+            let results = self.apply(family, &ops);
+            let batch = owners.into_iter().zip(ops).map(|(owner, op)| OwnedOp { owner, op });
             let failed: Vec<(OwnedOp, KernelError)> =
-                batch.into_iter().zip(results).filter_map(|(owned, result)| Some((owned, result.err()?))).collect();
+                batch.zip(results).filter_map(|(owned, result)| Some((owned, result.err()?))).collect();
             if failed.is_empty() {
                 continue;
             }
@@ -402,9 +416,31 @@ impl<K: Kernel, C: Clock> Programmer<'_, K, C> {
     /// Returns who failed.
     pub(crate) fn commit_items(&mut self, ops: Vec<OwnedOp>) -> PerFamily<BTreeSet<OwnerId>> {
         let mut failed: PerFamily<BTreeSet<OwnerId>> = PerFamily::default();
-        let (owners, ops): (Vec<OwnerId>, Vec<Op>) = ops.into_iter().map(|owned| (owned.owner, owned.op)).unzip();
-        let results = self.send(&ops);
-        for ((owner, op), result) in owners.into_iter().zip(&ops).zip(results) {
+        let mut ops = ops.into_iter().peekable();
+        while ops.peek().is_some() {
+            let (owners, piece) = unzip(ops.by_ref().take(ITEMS_AT_ONCE));
+            let results = self.send(&piece);
+            let hung =
+                results.iter().find_map(|result| result.as_ref().err().filter(|it| it.kind == ErrorKind::TimedOut));
+            // Each further piece would wait as long.
+            let hung = hung.cloned();
+            self.book_items(owners.into_iter().zip(&piece).zip(results), &mut failed);
+            if let Some(error) = hung {
+                let (owners, rest) = unzip(ops.by_ref());
+                let results = vec![Err(error); rest.len()];
+                self.book_items(owners.into_iter().zip(&rest).zip(results), &mut failed);
+            }
+        }
+        failed
+    }
+
+    /// Books what became of operations on items.
+    fn book_items<'o>(
+        &mut self,
+        results: impl Iterator<Item = ((OwnerId, &'o Op), Result<(), KernelError>)>,
+        failed: &mut PerFamily<BTreeSet<OwnerId>>,
+    ) {
+        for ((owner, op), result) in results {
             let Err(error) = result else { continue };
             let culprit = match error.kind {
                 ErrorKind::Rejected | ErrorKind::Busy => true,
@@ -425,13 +461,11 @@ impl<K: Kernel, C: Clock> Programmer<'_, K, C> {
                 failed[family].insert(owner);
             }
         }
-        failed
     }
 
     /// Sends one transaction of operations on chains and rules and records every result.
-    fn apply<'o>(&mut self, family: IpFamily, ops: impl IntoIterator<Item = &'o Op>) -> Vec<Result<(), KernelError>> {
-        let ops: Vec<Op> = ops.into_iter().cloned().collect();
-        let results = self.send(&ops);
+    fn apply(&mut self, family: IpFamily, ops: &[Op]) -> Vec<Result<(), KernelError>> {
+        let results = self.send(ops);
         self.tally.transactions += 1;
         self.tally.failed_restores[family] += u64::from(results.iter().any(Result::is_err));
         results
@@ -459,6 +493,11 @@ impl<K: Kernel, C: Clock> Programmer<'_, K, C> {
         }
         results
     }
+}
+
+/// Operations by themselves, as the kernel layer takes them.
+fn unzip(ops: impl IntoIterator<Item = OwnedOp>) -> (Vec<OwnerId>, Vec<Op>) {
+    ops.into_iter().map(|owned| (owned.owner, owned.op)).unzip()
 }
 
 fn deletes(plan: &Plan) -> Vec<OwnedOp> {
