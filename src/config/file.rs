@@ -3,6 +3,8 @@
 //! The file is read into a tree and fields are taken out of it by name, so that what is left over is what we do not
 //! know. That is a warning, not an error, as in kube-proxy: a field may be younger than this program.
 
+mod groups;
+
 use std::collections::BTreeMap;
 
 use serde_json::{Map, Value};
@@ -14,21 +16,8 @@ use crate::config::{ConfigError, RawConfig};
 const API_VERSION: &str = "kubeproxy.config.k8s.io/v1alpha1";
 const KIND: &str = "KubeProxyConfiguration";
 
-/// Fields of kube-proxy that portolan does not use, or not in this mode. Setting one earns a warning.
-const UNUSED: [&str; 11] = [
-    "bindAddressHardFail",
-    "configSyncPeriod",
-    "conntrack",
-    "enableProfiling",
-    "logging",
-    "nftables",
-    "oomScoreAdj",
-    "portRange",
-    "showHiddenMetricsForVersion",
-    "windowsRunAsService",
-    "winkernel",
-];
-const UNUSED_CONNECTION: [&str; 4] = ["acceptContentTypes", "burst", "contentType", "qps"];
+/// Fields of kube-proxy that portolan does not use. Setting one earns a warning.
+const UNUSED: [&str; 4] = ["nftables", "portRange", "windowsRunAsService", "winkernel"];
 
 /// A configuration file that could be read.
 #[derive(Clone, Debug, PartialEq)]
@@ -120,9 +109,12 @@ impl Reader<'_> {
             },
             node_port_addresses: self.strings(root, "", "nodePortAddresses"),
             feature_gates: self.feature_gates(root),
-            ..RawConfig::default()
+            client: self.client(&mut connection),
+            conntrack: self.conntrack(root),
+            process: self.process(root),
+            logging: self.logging(root),
         };
-        self.rest(&connection, "clientConnection.", &UNUSED_CONNECTION);
+        self.rest(&connection, "clientConnection.", &[]);
         self.rest(&iptables, "iptables.", &[]);
         self.rest(&ipvs, "ipvs.", &[]);
         self.rest(&local, "detectLocal.", &[]);
@@ -246,7 +238,10 @@ impl Reader<'_> {
     /// Warns of what nobody took.
     fn rest(&mut self, tree: &Map<String, Value>, prefix: &str, unused: &[&str]) {
         for (field, value) in tree {
-            let place = self.place(field);
+            if field == "nftables" && is_default_nftables(value) {
+                continue;
+            }
+            let place = self.place(prefix, field);
             if !unused.contains(&field.as_str()) {
                 self.warnings.push(format!("{place}: unknown field {prefix}{field}; it has no effect"));
             } else if !is_zero(value) {
@@ -255,17 +250,47 @@ impl Reader<'_> {
         }
     }
 
-    /// `line 7` if exactly one line begins with the field, else `file`.
-    fn place(&self, field: &str) -> String {
-        let mut lines = self.text.lines().enumerate().filter(|(_, line)| {
-            let line = line.trim_start().trim_start_matches(['"', '\'']);
-            line.strip_prefix(field).is_some_and(|rest| rest.trim_start_matches(['"', '\'']).starts_with(':'))
-        });
+    /// `line 7` if one line is that of the field, else `file`.
+    fn place(&self, prefix: &str, field: &str) -> String {
+        let path = format!("{prefix}{field}");
+        let mut lines = key_paths(self.text).into_iter().filter(|(_, found)| *found == path);
         match (lines.next(), lines.next()) {
-            (Some((at, _)), None) => format!("line {}", at + 1),
+            (Some((line, _)), None) => format!("line {line}"),
             _ => "file".to_owned(),
         }
     }
+}
+
+/// The lines on which keys of block mappings stand, from 1, with the paths of the keys as the indentation tells them.
+/// What is written between braces is not looked into.
+fn key_paths(text: &str) -> Vec<(usize, String)> {
+    let mut above: Vec<(usize, &str)> = Vec::new();
+    let mut paths = Vec::new();
+    for (at, line) in text.lines().enumerate() {
+        let start = line.trim_start();
+        let indent = line.len() - start.len();
+        let Some((key, _)) = start.split_once(':').filter(|(key, _)| !key.starts_with(['#', '-', '{'])) else {
+            continue;
+        };
+        while above.last().is_some_and(|(outer, _)| *outer >= indent) {
+            above.pop();
+        }
+        above.push((indent, key.trim().trim_matches(['"', '\''])));
+        paths.push((at + 1, above.iter().map(|(_, key)| *key).collect::<Vec<_>>().join(".")));
+    }
+    paths
+}
+
+/// Whether the section says what kube-proxy itself writes when nothing was set.
+fn is_default_nftables(section: &Value) -> bool {
+    let Value::Object(fields) = section else { return is_zero(section) };
+    let is_default = |(field, value): (&String, &Value)| match field.as_str() {
+        "masqueradeBit" => *value == 14,
+        "syncPeriod" => *value == "30s",
+        "minSyncPeriod" => *value == "1s",
+        _ => false,
+    };
+    fields.iter().all(|field| is_zero(field.1) || is_default(field))
 }
 
 /// Whether a value is what kubeadm writes for "not set".

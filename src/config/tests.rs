@@ -5,6 +5,7 @@ use clap::Parser;
 use super::*;
 use crate::kernel::item::Scheduler;
 
+mod fields;
 mod flags;
 
 #[derive(clap::Parser)]
@@ -182,13 +183,13 @@ fn settings_of_ipvs_mode_that_make_no_sense_are_refused() {
         ("syncPeriod: -1s, minSyncPeriod: -2s", "SyncPeriod", "must be greater than 0"),
         ("minSyncPeriod: 31s", "SyncPeriod", "must be greater than or equal to KubeProxyConfiguration.KubeProxyIPVS"),
     ] {
-        for mode in ["ipvs", "iptables"] {
-            let errors = from_file(&format!("mode: {mode}\nipvs: {{{body}}}\n")).unwrap_err();
-            let named = errors.iter().find(|error| error.path == format!("{root}.{path}"));
-            assert!(named.is_some_and(|error| error.reason.starts_with(says)), "{body}: {errors:?}");
-        }
+        let errors = from_file(&format!("mode: ipvs\nipvs: {{{body}}}\n")).unwrap_err();
+        let named = errors.iter().find(|error| error.path == format!("{root}.{path}"));
+        assert!(named.is_some_and(|error| error.reason.starts_with(says)), "{body}: {errors:?}");
+        // kube-proxy checks these in IPVS mode only.
+        assert!(from_file(&format!("mode: iptables\nipvs: {{{body}}}\n")).is_ok(), "{body}");
     }
-    assert_eq!(paths(from_flags(&["--ipvs-sync-period=0"])), [format!("{root}.SyncPeriod")]);
+    assert_eq!(paths(from_flags(&["--proxy-mode=ipvs", "--ipvs-sync-period=0"])), [format!("{root}.SyncPeriod")]);
 }
 
 #[test]
@@ -221,7 +222,10 @@ fn a_mode_is_known_by_its_name() {
         assert_eq!(from_flags(&["--proxy-mode", &mode.to_string()]).unwrap().mode, mode);
     }
     let refused = from_flags(&["--proxy-mode=nftables"]).unwrap_err();
-    assert!(refused[0].to_string().ends_with("portolan offers iptables and ipvs only"), "{refused:?}");
+    assert!(
+        refused[0].to_string().contains("portolan has no nftables mode: set mode to iptables or ipvs"),
+        "{refused:?}"
+    );
 }
 
 #[test]
@@ -395,13 +399,13 @@ fn a_file_of_another_kind_or_with_values_of_another_type_is_refused() {
 
 #[test]
 fn unknown_repeated_and_unused_fields_are_warned_of_with_their_line() {
-    let file = file("mod: iptables\niptables:\n  masqueradeAll: true\n  masqueradeal: true\noomScoreAdj: -998\n");
+    let file = file("mod: iptables\niptables:\n  masqueradeAll: true\n  masqueradeal: true\nportRange: 1-2\n");
     assert_eq!(
         file.warnings,
         [
             "line 6: unknown field iptables.masqueradeal; it has no effect",
             "line 3: unknown field mod; it has no effect",
-            "line 7: oomScoreAdj is set, but portolan does not use it",
+            "line 7: portRange is set, but portolan does not use it",
         ]
     );
     let in_section = self::file("ipvs: {strictArp: true}\n");

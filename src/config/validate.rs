@@ -33,8 +33,14 @@ pub(super) fn validate(raw: &RawConfig) -> (Settings, Vec<ConfigError>) {
     let defaults = Settings::default();
     let bind_address = check.bind_address(&raw.bind_address);
     let mode = check.mode(&raw.mode);
-    let ipvs = check.ipvs(&raw.ipvs, defaults.ipvs.clone());
-    let iptables_periods = check.periods("", (raw.sync_period, raw.min_sync_period), periods(&defaults));
+    // What is wrong for another mode stops nobody, as with kube-proxy.
+    let mut other = Checker::default();
+    let (for_iptables, for_ipvs) = match mode {
+        ProxyMode::Iptables => (&mut check, &mut other),
+        ProxyMode::Ipvs => (&mut other, &mut check),
+    };
+    let iptables_periods = for_iptables.periods("", (raw.sync_period, raw.min_sync_period), periods(&defaults));
+    let ipvs = for_ipvs.ipvs(&raw.ipvs, defaults.ipvs.clone());
     let (sync_period, min_sync_period) = match mode {
         ProxyMode::Iptables => iptables_periods,
         ProxyMode::Ipvs => (ipvs.sync_period, ipvs.min_sync_period),
@@ -115,7 +121,11 @@ impl Checker {
         match mode {
             "" | "iptables" => return ProxyMode::Iptables,
             "ipvs" => return ProxyMode::Ipvs,
-            "nftables" => self.invalid("Mode.ProxyMode", mode, "portolan offers iptables and ipvs only"),
+            "nftables" => self.invalid(
+                "Mode.ProxyMode",
+                mode,
+                "portolan has no nftables mode: set mode to iptables or ipvs, or leave it blank for iptables",
+            ),
             _ => self.invalid("Mode.ProxyMode", mode, "must be iptables, ipvs, or blank, which means iptables"),
         }
         ProxyMode::default()

@@ -1,0 +1,146 @@
+//! Every field of the file: where it lands, what is wrong with it, and that it is shown again as it was set.
+
+use std::time::Duration;
+
+use rstest::rstest;
+
+use super::{ConfigFile, Flags, Settings, file, from_file, nets, paths};
+use crate::config::{
+    ClientOptions, ConntrackOptions, DetectLocal, LogFormat, LoggingOptions, ProxyMode, StreamOptions, effective,
+};
+
+fn read(text: &str) -> (Settings, Vec<String>) {
+    let file = ConfigFile::parse(text).unwrap();
+    (Settings::resolve(&Flags::default(), Some(&file)).unwrap(), file.warnings)
+}
+
+#[test]
+fn every_field_lands_in_its_setting_and_is_shown_again() {
+    let (settings, warnings) = read(include_str!("every.yaml"));
+    assert_eq!(warnings, Vec::<String>::new());
+    assert_eq!(
+        settings.client,
+        ClientOptions {
+            accept_content_types: "application/json".into(),
+            content_type: "application/json".into(),
+            qps: 7.5,
+            burst: 20,
+        }
+    );
+    assert_eq!(
+        settings.conntrack,
+        ConntrackOptions {
+            max_per_core: 0,
+            min: 65536,
+            tcp_established_timeout: Duration::ZERO,
+            tcp_close_wait_timeout: Duration::from_secs(1800),
+            tcp_be_liberal: true,
+            udp_timeout: Duration::from_secs(30),
+            udp_stream_timeout: Duration::from_secs(180),
+        }
+    );
+    assert_eq!(
+        settings.logging,
+        LoggingOptions {
+            format: LogFormat::Text,
+            verbosity: 4,
+            flush_frequency: Duration::from_secs(2),
+            vmodule: vec![("proxier*".into(), 6)],
+            text: StreamOptions::default(),
+            json: StreamOptions { split_stream: true, info_buffer_size: "64Ki".into() },
+        }
+    );
+    assert_eq!((settings.bind_address_hard_fail, settings.profiling, settings.oom_score_adj), (true, true, -500));
+    assert_eq!(settings.config_sync_period, Duration::from_secs(300));
+    assert_eq!(settings.show_hidden_metrics_for_version.as_deref(), Some("1.35"));
+    assert_eq!((settings.mode, settings.allow_external_ips), (ProxyMode::Ipvs, false));
+    assert_eq!(settings.feature_gates.len(), 2);
+    assert_eq!(read(&effective(&settings).to_string()), (settings, Vec::new()));
+}
+
+#[test]
+fn a_file_as_kind_writes_it_leaves_the_times_of_the_kernel_alone() {
+    let (settings, warnings) = read(include_str!("kind.yaml"));
+    let conntrack = ConntrackOptions {
+        max_per_core: 0,
+        tcp_established_timeout: Duration::ZERO,
+        tcp_close_wait_timeout: Duration::ZERO,
+        ..ConntrackOptions::default()
+    };
+    let expected = Settings {
+        kubeconfig: Some("/var/lib/kube-proxy/kubeconfig.conf".into()),
+        detect_local: DetectLocal::ClusterCidr(nets(&["10.244.0.0/16"])),
+        conntrack,
+        ..Settings::default()
+    };
+    assert_eq!((settings, warnings), (expected, Vec::new()));
+}
+
+#[rstest]
+#[case("conntrack: {maxPerCore: -1}", "KubeProxyLinuxConfiguration.KubeProxyConntrackConfiguration.MaxPerCore")]
+#[case("conntrack: {min: -1}", "KubeProxyLinuxConfiguration.KubeProxyConntrackConfiguration.Min")]
+#[case(
+    "conntrack: {tcpEstablishedTimeout: -1s}",
+    "KubeProxyLinuxConfiguration.KubeProxyConntrackConfiguration.TCPEstablishedTimeout"
+)]
+#[case(
+    "conntrack: {tcpCloseWaitTimeout: -1s}",
+    "KubeProxyLinuxConfiguration.KubeProxyConntrackConfiguration.TCPCloseWaitTimeout"
+)]
+#[case("conntrack: {udpTimeout: -1s}", "KubeProxyLinuxConfiguration.KubeProxyConntrackConfiguration.UDPTimeout")]
+#[case(
+    "conntrack: {udpStreamTimeout: -1s}",
+    "KubeProxyLinuxConfiguration.KubeProxyConntrackConfiguration.UDPStreamTimeout"
+)]
+#[case("oomScoreAdj: 1001", "KubeProxyLinuxConfiguration.OOMScoreAdj")]
+#[case("oomScoreAdj: -1001", "KubeProxyLinuxConfiguration.OOMScoreAdj")]
+#[case("clientConnection: {burst: -1}", "ClientConnection.Burst")]
+#[case("configSyncPeriod: -1s", "ConfigSyncPeriod")]
+#[case("showHiddenMetricsForVersion: '1.34'", "ShowHiddenMetricsForVersion")]
+#[case("logging: {format: xml}", "logging.format")]
+#[case("logging: {flushFrequency: -1}", "logging.flushFrequency")]
+#[case("logging: {verbosity: 2147483648}", "logging.verbosity")]
+#[case("logging: {format: json, vmodule: [{filePattern: a, verbosity: 1}]}", "logging.vmodule")]
+#[case("logging: {vmodule: [{filePattern: '', verbosity: 1}]}", "logging.vmodule[0]")]
+#[case("logging: {vmodule: [{filePattern: 'a=b', verbosity: 1}]}", "logging.vmodule[0]")]
+#[case("mode: nftables", "Mode.ProxyMode")]
+#[case("mode: ipvs\nipvs: {tcpTimeout: -1s}", "KubeProxyIPVSConfiguration.TCPTimeout")]
+fn a_value_out_of_range_is_an_error_with_its_path(#[case] body: &str, #[case] path: &str) {
+    assert_eq!(paths(from_file(body)), [format!("KubeProxyConfiguration.{path}")]);
+}
+
+#[rstest]
+#[case("mode: iptables\nipvs: {tcpTimeout: -1s, excludeCIDRs: [x], syncPeriod: -1s, scheduler: A}")]
+#[case("mode: ipvs\niptables: {syncPeriod: -1s}")]
+#[case("logging: {flushFrequency: 0, verbosity: 0, options: {text: {infoBufferSize: 0}}}")]
+#[case("clientConnection: {qps: -1, burst: null}\nconntrack: {min: null, udpTimeout: ''}\noomScoreAdj: null")]
+#[case("winkernel: {networkName: '', enableDSR: false}\nwindowsRunAsService: false\nportRange: ''\nnftables: null")]
+fn what_concerns_another_mode_or_is_not_set_stops_nobody(#[case] body: &str) {
+    assert_eq!(from_file(body).map(|_| file(body).warnings), Ok(Vec::new()));
+}
+
+#[rstest]
+#[case("conntrack: {min: 2147483648}")]
+#[case("conntrack: {tcpEstablishedTimeout: 5}")]
+#[case("clientConnection: {qps: '5'}")]
+#[case("logging: {vmodule: a=1}")]
+#[case("featureGates: {A: 1}")]
+fn a_value_of_another_type_is_an_error(#[case] body: &str) {
+    let head = "apiVersion: kubeproxy.config.k8s.io/v1alpha1\nkind: KubeProxyConfiguration\n";
+    assert_eq!(ConfigFile::parse(&format!("{head}{body}")).unwrap_err().len(), 1);
+}
+
+#[test]
+fn an_unknown_key_is_found_in_its_own_section() {
+    let file = file(
+        "iptables:\n  strictARP: true\nipvs:\n  strictARP: true\nconntrack:\n  \"maxx\": 1\nwinkernel:\n  sourceVip: a\n",
+    );
+    assert_eq!(
+        file.warnings,
+        [
+            "line 8: unknown field conntrack.maxx; it has no effect",
+            "line 4: unknown field iptables.strictARP; it has no effect",
+            "line 9: winkernel is set, but portolan does not use it",
+        ]
+    );
+}
