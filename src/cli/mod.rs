@@ -1,6 +1,7 @@
 //! Commands: the daemon, and what else a person can ask for. All of them use the one pipeline.
 
 mod cleanup;
+pub mod config_watch;
 mod context;
 mod intake;
 mod observer;

@@ -4,6 +4,7 @@
 
 #![allow(clippy::disallowed_methods, reason = "watches have time-outs, and the files of manifests are read here")]
 
+pub(crate) mod files;
 pub mod kube;
 pub mod manifests;
 

@@ -13,9 +13,10 @@ use std::path::{Path, PathBuf};
 
 use crate::model::{Change, Note, ObjectKind, Objects};
 use crate::source::Event;
+pub use crate::source::files::Watching;
 use document::{Content, Name, Object};
 use files::Files;
-pub use watch::{Watching, watch};
+pub use watch::watch;
 
 /// Why manifests cannot be used at all.
 #[derive(Debug, thiserror::Error)]
