@@ -4,18 +4,22 @@ mod cleanup;
 pub mod config_watch;
 mod context;
 mod intake;
+pub mod logging;
 mod observer;
 mod once;
 mod render;
 mod run;
 mod start;
+mod version;
+mod write_config;
 
 use std::ffi::OsString;
 use std::process::ExitCode;
 
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 
-use crate::config::{Flags, LogFormat, normalize_flag_names};
+use crate::cli::version::Called;
+use crate::config::{Flags, normalize_flag_names};
 
 /// A service proxy for Kubernetes nodes: sends packets for Services to healthy pods
 ///
@@ -56,43 +60,70 @@ enum Command {
 
 /// Runs the program with these arguments, the first of which is its own name.
 pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
+    let mut arguments: Vec<OsString> = arguments.into_iter().collect();
+    let called = Called::by(arguments.first());
+    match version::take(&mut arguments, called) {
+        Ok(None) => {}
+        Ok(Some(line)) => {
+            println!("{line}");
+            return ExitCode::SUCCESS;
+        }
+        Err(error) => {
+            eprintln!("{}: {error}", called.name());
+            return ExitCode::FAILURE;
+        }
+    }
     let cli = match parse(arguments) {
         Ok(cli) => cli,
-        Err(error) => {
-            let code = if error.use_stderr() { ExitCode::FAILURE } else { ExitCode::SUCCESS };
-            // If not even that can be written, there is nobody to tell.
-            error.print().unwrap_or_default();
-            return code;
-        }
+        Err(error) => return say(&error, called),
     };
     let result = match cli.command {
         None => {
-            init_logging(&cli.flags);
-            match cli.flags.cleanup {
-                Some(true) => cleanup::cleanup(&cli.flags),
-                Some(false) | None => run::run(&cli.flags),
+            logging::init(&cli.flags);
+            match (&cli.flags.write_config_to, cli.flags.cleanup, cli.flags.init_only) {
+                (Some(path), ..) => write_config::write_config(&cli.flags, path),
+                (None, Some(true), _) => cleanup::cleanup(&cli.flags),
+                (None, _, Some(true)) => start::init_only(&cli.flags),
+                (None, ..) => run::run(&cli.flags),
             }
         }
         Some(Command::Render { flags }) => {
-            init_logging(&flags);
+            logging::init(&flags);
             render::render(&flags)
         }
         Some(Command::Sync { dry_run, flags, .. }) => {
-            init_logging(&flags);
+            logging::init(&flags);
             once::sync_once(&flags, dry_run)
         }
         Some(Command::Cleanup { flags }) => {
-            init_logging(&flags);
+            logging::init(&flags);
             cleanup::cleanup(&flags)
         }
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("portolan: {}", explain(&error));
+            eprintln!("{}: {}", called.name(), explain(&error));
             ExitCode::FAILURE
         }
     }
+}
+
+/// What clap has to say: a help text, or what is wrong with the arguments.
+fn say(error: &clap::Error, called: Called) -> ExitCode {
+    if !error.use_stderr() {
+        // If not even that can be written, there is nobody to tell.
+        error.print().unwrap_or_default();
+        return ExitCode::SUCCESS;
+    }
+    match called {
+        Called::Portolan => error.print().unwrap_or_default(),
+        Called::KubeProxy => {
+            let text = error.to_string();
+            eprint!("{}: {}", called.name(), text.strip_prefix("error: ").unwrap_or(&text));
+        }
+    }
+    ExitCode::FAILURE
 }
 
 /// An error with its causes. Many errors of libraries name their cause in their own text; it is not said twice.
@@ -113,33 +144,10 @@ fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Cli, clap::Err
     Cli::from_arg_matches(&matches)
 }
 
-/// Logs go to standard error. `-v` means what it means to kube-proxy, roughly: from 2 on more, from 5 on everything.
-/// `RUST_LOG` overrules it.
-fn init_logging(flags: &Flags) {
-    use std::io::IsTerminal;
-    use tracing_subscriber::EnvFilter;
-
-    let level = match flags.logging.verbosity.unwrap_or(0) {
-        0..=1 => "info",
-        2..=4 => "info,portolan=debug",
-        _ => "debug,portolan=trace",
-    };
-    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(level));
-    let builder = tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_writer(std::io::stderr)
-        .with_ansi(std::io::stderr().is_terminal())
-        .with_target(false);
-    // A second initialisation, as in tests, changes nothing.
-    let _already_set = match flags.logging.log_format.unwrap_or_default() {
-        LogFormat::Text => builder.try_init(),
-        LogFormat::Json => builder.json().try_init(),
-    };
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::LogFormat;
 
     fn parsed(line: &str) -> Result<Cli, clap::Error> {
         parse(line.split(' ').map(OsString::from))

@@ -3,6 +3,7 @@
 use anyhow::{Context, anyhow, bail};
 
 use crate::cli::context::{Facts, wants_localhost_node_ports};
+use crate::cli::logging::LogHandle;
 use crate::compile::Features;
 use crate::config::{ConfigFile, Flags, IptablesVariant, ProxyMode, Settings, VipSetting};
 use crate::iptables::base::{INVALID_COUNTER, LOCALHOST_COUNTER};
@@ -19,13 +20,27 @@ pub(super) fn settings(flags: &Flags) -> anyhow::Result<Settings> {
         .as_deref()
         .map(|path| ConfigFile::load(path).map_err(|errors| all(errors).context(format!("configuration file {path}"))))
         .transpose()?;
+    let settings =
+        Settings::resolve(flags, file.as_ref()).map_err(|errors| all(errors).context("invalid configuration"));
+    if let (Some(log), Ok(settings)) = (LogHandle::current(), &settings) {
+        log.apply(&settings.logging);
+    }
     if let Some(file) = &file {
         file.warnings.iter().for_each(|warning| tracing::warn!("configuration file: {warning}"));
         for flag in flags.ignored_with_file() {
             tracing::warn!("{flag} has no effect: the configuration file takes its place");
         }
     }
-    Settings::resolve(flags, file.as_ref()).map_err(|errors| all(errors).context("invalid configuration"))
+    settings
+}
+
+/// `--init-only`: the set-up of the kernel that needs all privileges, so that the daemon that starts afterwards does with
+/// less: it finds every value right and writes none of them.
+pub(super) fn init_only(flags: &Flags) -> anyhow::Result<()> {
+    let settings = settings(flags)?;
+    let (_kernel, facts) = kernel(&settings, Prepare::Yes)?;
+    tracing::info!(mode = %settings.mode, node = %facts.node_name, "the kernel is set up");
+    Ok(())
 }
 
 /// The own Node's name.

@@ -108,3 +108,71 @@ fn help_and_version_are_printed_on_standard_output() {
     assert!(version.status.success());
     assert_eq!(text(&version.stdout).trim(), format!("portolan {}", env!("CARGO_PKG_VERSION")));
 }
+
+/// A file with some settings that are not the default.
+const FILE: &str = "apiVersion: kubeproxy.config.k8s.io/v1alpha1\nkind: KubeProxyConfiguration\nmode: ipvs\n\
+                    clusterCIDR: 10.1.0.0/16\nhostnameOverride: node-1\nipvs: {scheduler: wrr, strictARP: true}\n\
+                    nodePortAddresses: [\"192.0.2.0/24\"]\nfeatureGates: {AllowServiceExternalIPs: false}\n";
+
+#[test]
+fn a_written_configuration_means_the_same_when_it_is_read() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = |name: &str| dir.path().join(name).display().to_string();
+    std::fs::write(path("given"), FILE).unwrap();
+    let write = |from: &str, to: &str| {
+        let output = portolan(&["--config", &path(from), "--write-config-to", &path(to)]);
+        assert!(output.status.success(), "{}", text(&output.stderr));
+        std::fs::read_to_string(path(to)).unwrap()
+    };
+    let first = write("given", "first");
+    for line in ["mode: ipvs", "scheduler: wrr", "clusterCIDR: 10.1.0.0/16", "oomScoreAdj: -999"] {
+        assert!(first.contains(line), "{line} is not in\n{first}");
+    }
+    assert_eq!(write("first", "second"), first);
+    let refused = portolan(&["--proxy-mode=nftables", "--write-config-to", &path("third")]);
+    assert_eq!(refused.status.code(), Some(1));
+    assert!(!dir.path().join("third").exists());
+}
+
+#[test]
+fn the_log_has_the_form_that_the_flags_ask_for() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = |name: &str| dir.path().join(name).display().to_string();
+    std::fs::write(path("config"), format!("{FILE}noSuchField: 1\n")).unwrap();
+    let said = |more: &[&str]| {
+        let (config, to) = (path("config"), path("out"));
+        let arguments = [&["--config", &config, "--write-config-to", &to], more].concat();
+        text(&portolan(&arguments).stderr)
+    };
+    let json = said(&["--logging-format=json"]);
+    assert!(json.contains("noSuchField") && json.lines().all(|line| line.starts_with('{')), "{json}");
+    let plain = said(&[]);
+    assert!(plain.contains("noSuchField") && !plain.contains("{\"timestamp"), "{plain}");
+}
+
+#[test]
+fn version_takes_the_values_that_kube_proxy_takes() {
+    assert!(text(&portolan(&["--version=raw"]).stdout).contains("GitVersion:\"v1.36.2\""));
+    let wrong = portolan(&["--version=nonsense"]);
+    assert_eq!((wrong.status.code(), text(&wrong.stdout)), (Some(1), String::new()));
+    // With these the program runs; here it is stopped by another mistake.
+    for value in ["--version=v1.30.0", "--version=false"] {
+        let output = portolan(&[value, "--proxy-mode=nonsense"]);
+        assert!(text(&output.stderr).contains("nonsense") && output.stdout.is_empty(), "{value}");
+    }
+}
+
+#[test]
+fn called_by_the_name_of_kube_proxy_it_answers_as_that() {
+    let dir = tempfile::tempdir().unwrap();
+    let program = dir.path().join("kube-proxy");
+    std::os::unix::fs::symlink(env!("CARGO_BIN_EXE_portolan"), &program).unwrap();
+    let run = |arguments: &[&str]| Command::new(&program).args(arguments).output().expect("the program starts");
+    assert_eq!(text(&run(&["--version"]).stdout), "Kubernetes v1.36.2\n");
+    for arguments in [&["--no-such-flag"][..], &["--config", "/nonexistent.yaml"]] {
+        let output = run(arguments);
+        let said = text(&output.stderr);
+        assert_eq!(output.status.code(), Some(1), "{said}");
+        assert!(said.starts_with("kube-proxy: "), "{said}");
+    }
+}
