@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use api_server::{ApiServer, Resource};
 use portolan::model::{Change, Cluster, ObjectKind, Objects, ServiceName};
 use portolan::source::Event;
-use portolan::source::kube::{ConnectError, WatchOptions, connect, run};
+use portolan::source::kube::{ConnectError, ConnectOptions, WatchOptions, connect, run};
 use serde_json::{Value, json};
 
 /// A source that watches a server, with everything that it has reported.
@@ -45,7 +45,7 @@ impl Source {
         std::thread::spawn(move || {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
             runtime.block_on(async {
-                let client = connect(None, Some(&url)).await.unwrap();
+                let client = connect(None, Some(&url), ConnectOptions::default()).await.unwrap();
                 tokio::select! {
                     () = run(client, "n1", sender, options) => {}
                     _ = stopped => {}
@@ -509,7 +509,7 @@ fn a_source_that_nobody_listens_to_ends() {
     let thread = std::thread::spawn(move || {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         runtime.block_on(async {
-            let client = connect(None, Some(&url)).await.unwrap();
+            let client = connect(None, Some(&url), ConnectOptions::default()).await.unwrap();
             run(client, "n1", sender, options()).await;
         });
     });
@@ -534,7 +534,7 @@ fn a_server_that_cannot_be_reached_is_reported_with_the_cause() {
     std::thread::spawn(move || {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         runtime.block_on(async {
-            let client = connect(None, Some(&url)).await.unwrap();
+            let client = connect(None, Some(&url), ConnectOptions::default()).await.unwrap();
             let _ = tokio::time::timeout(Duration::from_secs(5), run(client, "n1", sender, options())).await;
         });
     });
@@ -558,7 +558,7 @@ async fn a_kubeconfig_leads_to_its_server_and_another_address_goes_before_it() {
     };
     let address = server.url().replace("http://", "");
     for (url, master) in [(server.url(), None), ("http://192.0.2.1:1".to_owned(), Some(address.as_str()))] {
-        let client = connect(Some(&kubeconfig(&url)), master).await.unwrap();
+        let client = connect(Some(&kubeconfig(&url)), master, ConnectOptions::default()).await.unwrap();
         let (sender, events) = channel();
         let _ = tokio::time::timeout(Duration::from_millis(500), run(client, "n1", sender, options())).await;
         assert!(events.try_iter().any(|event| matches!(event, Event::Change(Change::Complete(_)))), "{url} {master:?}");
@@ -567,9 +567,9 @@ async fn a_kubeconfig_leads_to_its_server_and_another_address_goes_before_it() {
 
 #[tokio::test]
 async fn a_kubeconfig_that_cannot_be_used_is_named() {
-    let error = connect(Some("/nonexistent/kubeconfig".as_ref()), None).await.err().unwrap();
+    let error = connect(Some("/nonexistent/kubeconfig".as_ref()), None, ConnectOptions::default()).await.err().unwrap();
     assert!(error.to_string().starts_with("cannot use the kubeconfig /nonexistent/kubeconfig"), "{error}");
-    assert!(matches!(connect(None, Some("http://a b")).await, Err(ConnectError::Master(_))));
+    assert!(matches!(connect(None, Some("http://a b"), ConnectOptions::default()).await, Err(ConnectError::Master(_))));
 }
 
 #[test]
@@ -591,7 +591,7 @@ fn an_event_without_end_is_cut_off_and_does_not_fill_the_memory() {
     std::thread::spawn(move || {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         let watching = async {
-            let client = connect(None, Some(&url)).await.unwrap();
+            let client = connect(None, Some(&url), ConnectOptions::default()).await.unwrap();
             run(client, "n1", sender, options()).await;
         };
         runtime.block_on(async { tokio::time::timeout(Duration::from_secs(20), watching).await.unwrap_or_default() });

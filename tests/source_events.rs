@@ -7,7 +7,7 @@ use axum::Router;
 use axum::body::Bytes;
 use axum::http::{HeaderMap, Method, StatusCode, Uri};
 use portolan::source::kube::events::{ClusterEvent, Recorder, recorder};
-use portolan::source::kube::{Limiter, connect};
+use portolan::source::kube::{ConnectOptions, connect};
 use serde_json::Value;
 
 type Seen = Arc<Mutex<Vec<(Method, String, Value)>>>;
@@ -40,9 +40,9 @@ async fn until(what: &str, holds: impl Fn() -> bool) {
 
 async fn start(answers: &'static [u16]) -> (Recorder, Seen) {
     let (url, seen) = server(answers).await;
-    let client = connect(None, Some(&url)).await.unwrap();
+    let client = connect(None, Some(&url), ConnectOptions::default()).await.unwrap();
     let (recorder, outbox) = recorder("host");
-    tokio::spawn(outbox.run(client, Limiter::unlimited()));
+    tokio::spawn(outbox.run(client));
     (recorder, seen)
 }
 

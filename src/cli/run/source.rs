@@ -123,17 +123,18 @@ impl ApiSource {
     ) -> anyhow::Result<ApiSource> {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         let kubeconfig = settings.kubeconfig.clone();
-        let connect = kube::connect(kubeconfig.as_deref().map(Path::new), settings.master.as_deref());
+        let limiter = kube::Limiter::new(settings.client.qps, settings.client.burst);
+        let options = kube::ConnectOptions { limiter, ..kube::ConnectOptions::default() };
+        let connect = kube::connect(kubeconfig.as_deref().map(Path::new), settings.master.as_deref(), options);
         let client = runtime.block_on(connect).context("cannot reach the API server")?;
         let (stop, stopped) = tokio::sync::oneshot::channel();
         let node_name = node_name.to_owned();
-        let limiter = kube::Limiter::new(settings.client.qps, settings.client.burst);
         let watch = move || {
             runtime.block_on(async {
                 if let Some(outbox) = outbox {
-                    tokio::spawn(outbox.run(client.clone(), limiter.clone()));
+                    tokio::spawn(outbox.run(client.clone()));
                 }
-                let options = kube::WatchOptions { limiter, ..kube::WatchOptions::default() };
+                let options = kube::WatchOptions::default();
                 tokio::select! {
                     () = kube::run(client, &node_name, sender, options) => {}
                     _ = stopped => {}

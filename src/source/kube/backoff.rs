@@ -33,6 +33,14 @@ impl Backoff {
     }
 }
 
+/// For how long the server asks us to stay away, after this error; at most a minute, since a bad answer must not
+/// silence us for good.
+pub(super) fn asked_to_wait(error: &kube::Error) -> Duration {
+    let kube::Error::Api(status) = error else { return Duration::ZERO };
+    let seconds = status.details.as_ref().map_or(0, |details| details.retry_after_seconds);
+    Duration::from_secs(u64::from(seconds)).min(Duration::from_secs(60))
+}
+
 /// A number from 0 to 1. Hashers are seeded at random, and that is random enough here.
 pub(super) fn random_fraction() -> f64 {
     let bits = std::collections::hash_map::RandomState::new().hash_one(0) >> 32;

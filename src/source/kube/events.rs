@@ -17,8 +17,7 @@ use tokio::sync::mpsc;
 use tokio::time::timeout;
 
 use crate::model::ServiceName;
-use crate::source::kube::Limiter;
-use crate::source::kube::backoff::Backoff;
+use crate::source::kube::backoff::{Backoff, asked_to_wait};
 use series::{Post, Series};
 
 /// Events that wait to be posted; more are dropped and counted.
@@ -157,7 +156,7 @@ pub fn recorder(hostname: &str) -> (Recorder, Outbox) {
 
 impl Outbox {
     /// Posts events until no recorder is left. A server that does not answer, or refuses, disturbs nobody.
-    pub async fn run(mut self, client: Client, limiter: Limiter) {
+    pub async fn run(mut self, client: Client) {
         let mut open = true;
         while open {
             let posts = match timeout(TICK, self.queue.recv()).await {
@@ -169,15 +168,15 @@ impl Outbox {
                 Err(_) => self.series.tick(Instant::now()),
             };
             for post in posts {
-                self.post(&client, &limiter, &post).await;
+                self.post(&client, &post).await;
             }
         }
     }
 
-    async fn post(&mut self, client: &Client, limiter: &Limiter, post: &Post) {
+    async fn post(&mut self, client: &Client, post: &Post) {
         let mut backoff = Backoff::new(Duration::from_secs(1), Duration::from_secs(30));
         for _ in 0..ATTEMPTS {
-            limiter.wait().await;
+            let mut wait = Duration::ZERO;
             let error = match timeout(ANSWER_WITHIN, send(client, post)).await {
                 Ok(Ok(())) => return,
                 // What the server will refuse for ever is not sent again.
@@ -185,11 +184,14 @@ impl Outbox {
                     tracing::warn!(code = status.code, message = status.message, "an event was refused");
                     break;
                 }
-                Ok(Err(error)) => error.to_string(),
+                Ok(Err(error)) => {
+                    wait = asked_to_wait(&error);
+                    error.to_string()
+                }
                 Err(_) => "no answer".to_owned(),
             };
             tracing::debug!(error, "an event could not be posted");
-            tokio::time::sleep(backoff.after_failure(Instant::now())).await;
+            tokio::time::sleep(backoff.after_failure(Instant::now()).max(wait)).await;
         }
         self.dropped.fetch_add(1, Ordering::Relaxed);
     }

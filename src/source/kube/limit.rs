@@ -45,12 +45,13 @@ impl Limiter {
         Duration::try_from_secs_f64(-bucket.tokens / bucket.per_second).unwrap_or(Duration::ZERO)
     }
 
-    /// Waits until a request may be made.
-    pub(super) async fn wait(&self) {
+    /// Waits until a request may be made, and says for how long it waited.
+    pub(super) async fn wait(&self) -> Duration {
         let delay = self.reserve(Instant::now());
         if !delay.is_zero() {
             tokio::time::sleep(delay).await;
         }
+        delay
     }
 }
 

@@ -5,14 +5,16 @@
 //! change that we never hear of.
 
 mod backoff;
+mod client;
 pub mod events;
 mod kinds;
 mod limit;
+mod transport;
 mod watch;
 
 use std::path::{Path, PathBuf};
-use std::sync::Mutex;
 use std::sync::mpsc::Sender;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use kube::config::{InClusterError, KubeConfigOptions, Kubeconfig, KubeconfigError};
@@ -41,8 +43,6 @@ pub struct WatchOptions {
     pub min_backoff: Duration,
     /// The longest delay.
     pub max_backoff: Duration,
-    /// How fast requests may be made, those for events included; the default is no limit.
-    pub limiter: Limiter,
 }
 
 impl Default for WatchOptions {
@@ -54,7 +54,58 @@ impl Default for WatchOptions {
             page_size: 500,
             min_backoff: Duration::from_millis(800),
             max_backoff: Duration::from_secs(30),
+        }
+    }
+}
+
+/// What one request was: for metrics.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Observation<'a> {
+    /// It waited for its turn.
+    Limited {
+        /// The method: `GET`.
+        verb: &'a str,
+        /// Host and port of the server.
+        host: &'a str,
+        /// For how long; 0 where there is a turn at once.
+        waited: Duration,
+    },
+    /// The head of an answer came, or none will.
+    Answered {
+        /// The method: `GET`.
+        verb: &'a str,
+        /// Host and port of the server.
+        host: &'a str,
+        /// The status; `None`: the connection failed.
+        code: Option<u16>,
+        /// From the moment of sending.
+        took: Duration,
+    },
+}
+
+/// Who hears of requests.
+pub type Observer = Arc<dyn Fn(Observation<'_>) + Send + Sync>;
+
+/// How a client is connected. The default is right for everything but tests, save that it limits nothing.
+#[derive(Clone)]
+pub struct ConnectOptions {
+    /// How fast requests may be made, all together.
+    pub limiter: Limiter,
+    /// Who hears of requests.
+    pub observer: Option<Observer>,
+    /// How often an HTTP/2 connection is asked whether it lives; client-go's value.
+    pub ping_interval: Duration,
+    /// How long its answer may take; client-go's value.
+    pub ping_timeout: Duration,
+}
+
+impl Default for ConnectOptions {
+    fn default() -> ConnectOptions {
+        ConnectOptions {
             limiter: Limiter::unlimited(),
+            observer: None,
+            ping_interval: Duration::from_secs(30),
+            ping_timeout: Duration::from_secs(15),
         }
     }
 }
@@ -76,6 +127,9 @@ pub enum ConnectError {
     /// The address of the API server is not one.
     #[error("{0:?} is not the address of an API server")]
     Master(String),
+    /// The configuration or the environment names a proxy.
+    #[error("the API server is to be reached through the proxy {0}, which is not supported")]
+    Proxy(String),
     /// No TLS, no credentials, or similar.
     #[error("cannot make a client for the API server: {0}")]
     Client(Box<kube::Error>),
@@ -84,7 +138,11 @@ pub enum ConnectError {
 /// Makes a client from a kubeconfig, or from the service account of the pod if there is none. `master` is the
 /// address of the API server and goes before what the kubeconfig says; alone, it is used without credentials.
 /// Sends nothing: whether the server can be reached is found out by the watches. Needs a tokio runtime.
-pub async fn connect(kubeconfig: Option<&Path>, master: Option<&str>) -> Result<Client, ConnectError> {
+pub async fn connect(
+    kubeconfig: Option<&Path>,
+    master: Option<&str>,
+    options: ConnectOptions,
+) -> Result<Client, ConnectError> {
     let mut config = match (kubeconfig, master) {
         (Some(path), _) => read_kubeconfig(path)
             .await
@@ -96,12 +154,13 @@ pub async fn connect(kubeconfig: Option<&Path>, master: Option<&str>) -> Result<
         let scheme = config.cluster_url.scheme_str().unwrap_or("https").to_owned();
         config.cluster_url = with_scheme(master, &scheme).parse().map_err(|_| bad_master(master))?;
     }
-    // The watches have a back-off of their own, and say so; a second one below would hide the failures.
-    config.default_retry = false;
     if let (Ok(name), Ok(value)) = ("user-agent".parse(), USER_AGENT.parse()) {
         config.headers.push((name, value));
     }
-    Client::try_from(config).map_err(|error| ConnectError::Client(Box::new(error)))
+    if let Some(proxy) = &config.proxy_url {
+        return Err(ConnectError::Proxy(proxy.authority().map_or_else(String::new, ToString::to_string)));
+    }
+    client::client(config, options).map_err(|error| ConnectError::Client(Box::new(error)))
 }
 
 /// Who asks, in the API server's audit log.

@@ -24,7 +24,7 @@ use tokio::time::timeout;
 use crate::model::convert::{Interner, object_name};
 use crate::source::Event;
 use crate::source::kube::WatchOptions;
-use crate::source::kube::backoff::{Backoff, random_fraction};
+use crate::source::kube::backoff::{Backoff, asked_to_wait, random_fraction};
 use crate::source::kube::kinds::Kind;
 
 /// The annotation of the bookmark that ends a streamed list.
@@ -168,7 +168,6 @@ impl<'a, K: Kind> Watch<'a, K> {
         };
         loop {
             let request = Request::new(K::PATH).list(&params).map_err(|error| End::Retry(error.to_string(), None))?;
-            self.options.limiter.wait().await;
             let text = match timeout(self.options.list_timeout, self.client.request_text(request)).await {
                 Ok(Ok(text)) => text,
                 Ok(Err(error)) => return Err(failure(error)),
@@ -208,7 +207,6 @@ impl<'a, K: Kind> Watch<'a, K> {
         if self.position.is_none() {
             self.begin_list();
         }
-        self.options.limiter.wait().await;
         let mut stream = match timeout(self.options.list_timeout, self.client.request_stream(request)).await {
             Ok(Ok(stream)) => Box::pin(stream),
             Ok(Err(error)) => return Err(self.not_started(error)),
@@ -374,6 +372,7 @@ impl<'a, K: Kind> Watch<'a, K> {
 
 /// What an error from the server or the connection means.
 fn failure(error: kube::Error) -> End {
+    let after = asked_to_wait(&error);
     let kube::Error::Api(status) = error else { return End::Retry(chain(&error), None) };
     let details = status.details.as_ref();
     // A position of before the server's data were restored lies in its future.
@@ -382,9 +381,6 @@ fn failure(error: kube::Error) -> End {
     if status.code == 410 || from_the_future {
         return End::Relist(describe(&status));
     }
-    let after = details.map_or(0, |details| details.retry_after_seconds);
-    // A bad answer must not silence us for good.
-    let after = Duration::from_secs(u64::from(after)).min(Duration::from_secs(60));
     End::Retry(describe(&status), Some(after))
 }
 

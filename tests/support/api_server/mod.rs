@@ -145,6 +145,11 @@ impl ApiServer {
         ApiServer { address, shared, control: Some(control), thread: Some(thread) }
     }
 
+    /// What it serves, to be served elsewhere too.
+    pub(crate) fn router(&self) -> axum::Router {
+        http::router(self.shared.clone())
+    }
+
     /// `http://` with address and port.
     pub(crate) fn url(&self) -> String {
         format!("http://{}", self.address)

@@ -1,0 +1,127 @@
+//! An API server over real TLS: certificates made for the test, HTTP/2 and HTTP/1.1 as told, and a count of connections.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::Duration;
+
+use axum::Router;
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use hyper_util::server::conn::auto::Builder;
+use hyper_util::service::TowerToHyperService;
+use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
+use tokio::io::copy_bidirectional;
+use tokio::net::{TcpListener, TcpStream};
+use tokio_rustls::TlsAcceptor;
+use tokio_rustls::rustls::pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer};
+use tokio_rustls::rustls::server::WebPkiClientVerifier;
+use tokio_rustls::rustls::{RootCertStore, ServerConfig};
+
+/// A server that demands a client certificate, and what a client needs to reach it.
+pub(crate) struct TlsServer {
+    /// Where a kubeconfig and its files are.
+    pub directory: tempfile::TempDir,
+    /// TLS handshakes that succeeded.
+    pub handshakes: Arc<AtomicUsize>,
+    /// While this is set, nothing comes through any more, and nothing is closed.
+    pub cut: Arc<AtomicBool>,
+}
+
+impl TlsServer {
+    /// Serves the router with these protocols, the preferred one first. Needs a tokio runtime.
+    pub(crate) async fn start(router: Router, protocols: &[&str]) -> TlsServer {
+        let directory = tempfile::tempdir().unwrap();
+        let mut server = server_config(directory.path());
+        server.alpn_protocols = protocols.iter().map(|protocol| protocol.as_bytes().to_vec()).collect();
+        let acceptor = TlsAcceptor::from(Arc::new(server));
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let behind = listener.local_addr().unwrap();
+        let (handshakes, cut) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicBool::new(false)));
+        let count = Arc::clone(&handshakes);
+        tokio::spawn(async move {
+            while let Ok((stream, _)) = listener.accept().await {
+                let (acceptor, router, count) = (acceptor.clone(), router.clone(), Arc::clone(&count));
+                tokio::spawn(async move {
+                    let Ok(stream) = acceptor.accept(stream).await else { return };
+                    count.fetch_add(1, Ordering::SeqCst);
+                    let service = TowerToHyperService::new(router);
+                    // A client that goes away is no matter of the server's.
+                    let _ = Builder::new(TokioExecutor::new()).serve_connection(TokioIo::new(stream), service).await;
+                });
+            }
+        });
+        let front = relay(behind, Arc::clone(&cut)).await;
+        let server = TlsServer { directory, handshakes, cut };
+        server.write_kubeconfig(front);
+        server
+    }
+
+    /// The kubeconfig with the client certificate.
+    pub(crate) fn kubeconfig(&self) -> PathBuf {
+        self.directory.path().join("kubeconfig")
+    }
+
+    fn write_kubeconfig(&self, address: SocketAddr) {
+        let text = format!(
+            "apiVersion: v1\nkind: Config\ncurrent-context: c\n\
+             contexts: [{{name: c, context: {{cluster: c, user: u}}}}]\n\
+             clusters: [{{name: c, cluster: {{server: 'https://{address}', certificate-authority: ca.pem}}}}]\n\
+             users: [{{name: u, user: {{client-certificate: client.pem, client-key: client.key}}}}]\n"
+        );
+        std::fs::write(self.kubeconfig(), text).unwrap();
+    }
+}
+
+/// Makes a CA and two certificates, and writes what the client needs.
+fn server_config(directory: &std::path::Path) -> ServerConfig {
+    let mut authority = CertificateParams::new(Vec::<String>::new()).unwrap();
+    authority.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    let authority_key = KeyPair::generate().unwrap();
+    let authority_certificate = authority.self_signed(&authority_key).unwrap();
+    let issuer = Issuer::new(authority, authority_key);
+    let signed = |name: &str| {
+        let key = KeyPair::generate().unwrap();
+        (CertificateParams::new(vec![name.to_owned()]).unwrap().signed_by(&key, &issuer).unwrap(), key)
+    };
+    let (client, client_key) = signed("system.node-proxier");
+    for (file, text) in [
+        ("ca.pem", authority_certificate.pem()),
+        ("client.pem", client.pem()),
+        ("client.key", client_key.serialize_pem()),
+    ] {
+        std::fs::write(directory.join(file), text).unwrap();
+    }
+    let mut roots = RootCertStore::empty();
+    roots.add(authority_certificate.der().clone()).unwrap();
+    let provider = Arc::new(tokio_rustls::rustls::crypto::ring::default_provider());
+    let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), Arc::clone(&provider)).build().unwrap();
+    let (own, own_key) = signed("127.0.0.1");
+    let own_key = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(own_key.serialize_der()));
+    let config = ServerConfig::builder_with_provider(provider).with_safe_default_protocol_versions().unwrap();
+    config.with_client_cert_verifier(verifier).with_single_cert(vec![own.der().clone()], own_key).unwrap()
+}
+
+/// A relay before the server that can go silent, as a network does that loses everything.
+async fn relay(behind: SocketAddr, cut: Arc<AtomicBool>) -> SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    tokio::spawn(async move {
+        while let Ok((mut client, _)) = listener.accept().await {
+            let cut = Arc::clone(&cut);
+            tokio::spawn(async move {
+                let mut server = TcpStream::connect(behind).await.unwrap();
+                let is_cut = async {
+                    while !cut.load(Ordering::SeqCst) {
+                        tokio::time::sleep(Duration::from_millis(5)).await;
+                    }
+                };
+                tokio::select! {
+                    _ = copy_bidirectional(&mut client, &mut server) => {}
+                    () = is_cut => std::future::pending().await,
+                }
+            });
+        }
+    });
+    address
+}
