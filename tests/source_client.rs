@@ -15,7 +15,7 @@ use axum::Router;
 use axum::http::{HeaderMap, StatusCode};
 use portolan::source::Event;
 use portolan::source::kube::events::{ClusterEvent, recorder};
-use portolan::source::kube::{ConnectOptions, WatchOptions, connect, run};
+use portolan::source::kube::{ConnectOptions, Limiter, Observation, Observer, WatchOptions, connect, run};
 use tls::TlsServer;
 
 const WATCHED: [Resource; 3] = [Resource::Services, Resource::Slices, Resource::Nodes];
@@ -69,7 +69,7 @@ async fn a_connection_that_went_silent_is_noticed_by_its_pings() {
     let restarted = || events.try_iter().any(|event| matches!(event, Event::WatchRestarted { .. }));
     until("the loss is noticed", restarted).await;
     tls.cut.store(false, Ordering::SeqCst);
-    let watches = |server: &ApiServer| server.count(|request| request.is_watch());
+    let watches = |server: &ApiServer| server.count(api_server::Request::is_watch);
     until("new watches on a new connection", || watches(&server) >= 6).await;
     assert!(tls.handshakes.load(Ordering::SeqCst) >= 2);
 }
@@ -132,4 +132,27 @@ async fn a_token_that_was_replaced_is_used_after_the_old_one_is_refused() {
     assert_eq!(code().await, 401);
     std::fs::write(&token, "newest").unwrap();
     assert_eq!((code().await, code().await), (401, 200));
+}
+
+#[tokio::test]
+async fn each_request_is_observed_with_its_wait_its_status_and_its_host() {
+    let server = ApiServer::start();
+    let seen = Arc::new(Mutex::new(Vec::new()));
+    let log = Arc::clone(&seen);
+    let observer: Observer = Arc::new(move |observation| {
+        log.lock().unwrap().push(match observation {
+            Observation::Limited { verb, host, waited } => format!("{verb} {host} {}", waited > Duration::ZERO),
+            Observation::Answered { verb, host, code, .. } => format!("{verb} {host} {code:?}"),
+        });
+    });
+    let limiter = Limiter::new(5.0, 1);
+    let options = ConnectOptions { limiter, observer: Some(observer), ..ConnectOptions::default() };
+    let client = connect(None, Some(&server.url()), options).await.unwrap();
+    for path in ["/api/v1/services", "/nothing"] {
+        let request = http::Request::get(path).body(Vec::new()).unwrap();
+        assert_eq!(client.request_text(request).await.is_ok(), path != "/nothing");
+    }
+    let host = server.url().replace("http://", "");
+    let expected = ["false", "Some(200)", "true", "Some(404)"].map(|what| format!("GET {host} {what}"));
+    assert_eq!(*seen.lock().unwrap(), expected);
 }

@@ -85,6 +85,7 @@ impl Daemon {
         to_sync.send(Message::Addresses(addresses(&kernel, &facts)?)).context("no sync thread")?;
         let addresses = watch_addresses(&kernel, to_sync.clone(), waker.vital("addresses"))?;
         let (recorder, outbox) = source::recorder(flags);
+        metrics.serve_events_dropped(recorder.dropped_reader())?;
         let announcer = announcer(&servers, &metrics, &health, facts.families, &recorder);
         // From here on a change that waits for too long counts, also when no sync ever succeeds.
         announcer.begin();

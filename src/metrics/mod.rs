@@ -8,6 +8,7 @@ mod external;
 mod own;
 mod process;
 mod proxy;
+mod rest_client;
 
 use std::time::{Duration, SystemTime};
 
@@ -31,6 +32,7 @@ pub struct Metrics {
     families: PerFamily<bool>,
     proxy: proxy::ProxyMetrics,
     own: own::OwnMetrics,
+    rest_client: rest_client::RestClientMetrics,
 }
 
 impl Metrics {
@@ -40,8 +42,9 @@ impl Metrics {
         let enabled: Vec<IpFamily> = IpFamily::ALL.into_iter().filter(|family| families[*family]).collect();
         let proxy = proxy::ProxyMetrics::register(&registry, &enabled)?;
         let own = own::OwnMetrics::register(&registry, &enabled)?;
+        let rest_client = rest_client::RestClientMetrics::register(&registry)?;
         registry.register(Box::new(process::ProcessCollector::new()?))?;
-        Ok(Metrics { registry, families, proxy, own })
+        Ok(Metrics { registry, families, proxy, own, rest_client })
     }
 
     /// Serves the packet counters of the kernel's nfacct objects, read by `read` at each scrape. Without this call the
@@ -111,6 +114,23 @@ impl Metrics {
     /// A watch was interrupted and begins again.
     pub fn watch_restarted(&self, kind: ObjectKind) {
         self.own.watch_restarted(kind);
+    }
+
+    /// A request to the API server waited for its turn; for no time where it had one at once.
+    pub fn request_limited(&self, verb: &str, host: &str, waited: Duration) {
+        self.rest_client.limited(verb, host, waited);
+    }
+
+    /// The head of an answer of the API server came, with this status; `None`: no answer will come.
+    pub fn request_answered(&self, verb: &str, host: &str, code: Option<u16>, took: Duration) {
+        self.rest_client.answered(verb, host, code, took);
+    }
+
+    /// Serves how many events were never posted, counted by somebody else.
+    pub fn serve_events_dropped(&self, read: impl Fn() -> u64 + Send + Sync + 'static) -> Result<(), MetricsError> {
+        let name = "portolan_events_dropped_total";
+        let help = "Events that were never posted: too many waited, or the API server did not take them.";
+        Ok(self.registry.register(Box::new(external::CallbackCounter::new(name, help, read)?))?)
     }
 
     /// Everything in Prometheus' text format.

@@ -251,3 +251,24 @@ fn a_packet_counter_that_cannot_be_read_shows_no_sample() {
     assert!(!text.contains("invalid_dropped"));
     shows(&text, "kubeproxy_iptables_localhost_nodeports_accepted_packets_total 2");
 }
+
+#[test]
+fn requests_to_the_api_server_are_counted_under_the_common_names() {
+    let metrics = Metrics::new(BOTH).unwrap();
+    metrics.serve_events_dropped(|| 3).unwrap();
+    metrics.request_limited("GET", "10.0.0.1:6443", Duration::ZERO);
+    metrics.request_answered("GET", "10.0.0.1:6443", Some(200), Duration::from_millis(50));
+    metrics.request_answered("GET", "10.0.0.1:6443", None, Duration::from_secs(70));
+    let text = metrics.render();
+    for line in [
+        "rest_client_requests_total{code=\"200\",host=\"10.0.0.1:6443\",method=\"GET\"} 1",
+        "rest_client_requests_total{code=\"<error>\",host=\"10.0.0.1:6443\",method=\"GET\"} 1",
+        "rest_client_request_duration_seconds_bucket{host=\"10.0.0.1:6443\",verb=\"GET\",le=\"0.025\"} 0",
+        "rest_client_request_duration_seconds_bucket{host=\"10.0.0.1:6443\",verb=\"GET\",le=\"0.1\"} 1",
+        "rest_client_request_duration_seconds_bucket{host=\"10.0.0.1:6443\",verb=\"GET\",le=\"60\"} 1",
+        "rest_client_rate_limiter_duration_seconds_bucket{host=\"10.0.0.1:6443\",verb=\"GET\",le=\"0.005\"} 1",
+        "portolan_events_dropped_total 3",
+    ] {
+        shows(&text, line);
+    }
+}

@@ -59,6 +59,7 @@ impl Stream {
         waker: &Waker,
     ) -> anyhow::Result<Stream> {
         let (sender, events) = mpsc::channel();
+        let observer = observer(&told.metrics);
         let intake = Intake::new(told.to_sync, told.metrics, told.health);
         // It ends when the source does.
         let wanted = Arc::new(AtomicBool::new(true));
@@ -70,7 +71,7 @@ impl Stream {
                 vital.not_needed_any_more();
             }
         };
-        let source = Source::start(flags, settings, node_name, sender, outbox)?;
+        let source = Source::start(flags, settings, node_name, sender, outbox, observer)?;
         let intake = std::thread::Builder::new().name("intake".into()).spawn(run)?;
         Ok(Stream { source, intake, wanted })
     }
@@ -90,10 +91,11 @@ impl Source {
         node_name: &str,
         sender: Sender<Event>,
         outbox: Option<Outbox>,
+        observer: kube::Observer,
     ) -> anyhow::Result<Source> {
         Ok(match &flags.manifests {
             Some(path) => Source::Manifests(manifests::watch(Path::new(path), node_name, sender)?),
-            None => Source::Api(ApiSource::start(settings, node_name, sender, outbox)?),
+            None => Source::Api(ApiSource::start(settings, node_name, sender, outbox, Some(observer))?),
         })
     }
 
@@ -104,6 +106,15 @@ impl Source {
             Source::Api(source) => source.stop(),
         }
     }
+}
+
+/// Counts requests in the metrics.
+fn observer(metrics: &Arc<Metrics>) -> kube::Observer {
+    let metrics = Arc::clone(metrics);
+    Arc::new(move |observation| match observation {
+        kube::Observation::Limited { verb, host, waited } => metrics.request_limited(verb, host, waited),
+        kube::Observation::Answered { verb, host, code, took } => metrics.request_answered(verb, host, code, took),
+    })
 }
 
 /// The watches of the API server, on a thread with a runtime of their own.
@@ -120,11 +131,12 @@ impl ApiSource {
         node_name: &str,
         sender: Sender<Event>,
         outbox: Option<Outbox>,
+        observer: Option<kube::Observer>,
     ) -> anyhow::Result<ApiSource> {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         let kubeconfig = settings.kubeconfig.clone();
         let limiter = kube::Limiter::new(settings.client.qps, settings.client.burst);
-        let options = kube::ConnectOptions { limiter, ..kube::ConnectOptions::default() };
+        let options = kube::ConnectOptions { limiter, observer, ..kube::ConnectOptions::default() };
         let connect = kube::connect(kubeconfig.as_deref().map(Path::new), settings.master.as_deref(), options);
         let client = runtime.block_on(connect).context("cannot reach the API server")?;
         let (stop, stopped) = tokio::sync::oneshot::channel();

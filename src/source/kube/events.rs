@@ -136,6 +136,12 @@ impl Recorder {
     pub fn dropped(&self) -> u64 {
         self.dropped.load(Ordering::Relaxed)
     }
+
+    /// Reads [`Recorder::dropped`] without being a recorder: the outbox does not wait for it.
+    pub fn dropped_reader(&self) -> impl Fn() -> u64 + Send + Sync + 'static {
+        let dropped = Arc::clone(&self.dropped);
+        move || dropped.load(Ordering::Relaxed)
+    }
 }
 
 /// The other end of the queue.
