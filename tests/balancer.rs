@@ -15,4 +15,5 @@ mod balancer {
     mod restart;
     mod rig;
     mod rolling;
+    mod servers;
 }

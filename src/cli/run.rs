@@ -17,11 +17,14 @@ use anyhow::{Context, bail};
 use crate::cli::context::Facts;
 use crate::cli::observer::Announcer;
 use crate::cli::once::{engine, engine_options};
-use crate::cli::run::ends::{Ear, End, STOP_WITHIN, Vital, Wake, Waker, drop_until, join_until};
+use crate::cli::run::ends::{
+    Ear, End, STOP_WITHIN, TELL_WITHIN, Vital, Wake, Waker, drop_until, join_until, wait_until,
+};
+use crate::cli::run::servers::InForce;
 use crate::cli::run::source::{Stream, Told};
 use crate::cli::start::{self, Prepare};
 use crate::config::{self, Flags, ProxyMode, Settings};
-use crate::health::{HealthState, Servers, ServiceHealth};
+use crate::health::{HealthState, Server, Servers, ServiceHealth};
 use crate::kernel::Kernel;
 use crate::linux::LinuxKernel;
 use crate::linux::address::AddressWatch;
@@ -44,11 +47,16 @@ pub(super) fn run(flags: &Flags) -> anyhow::Result<()> {
     match end {
         End::Signal(signal) => tracing::info!(signal, "stopping; rules stay in place"),
         End::Thread(thread) => tracing::error!(thread, "a thread ended by itself; stopping; rules stay in place"),
+        End::Server(server) => {
+            tracing::error!(%server, "a server cannot listen; stopping; rules stay in place");
+            daemon.tell_the_cluster();
+        }
     }
     daemon.stop();
     match end {
         End::Signal(_) => Ok(()),
         End::Thread(thread) => bail!("the thread {thread} ended by itself"),
+        End::Server(server) => bail!("the {server} server cannot listen, and bindAddressHardFail is set"),
     }
 }
 
@@ -68,6 +76,7 @@ struct Daemon {
     to_sync: Sender<Message>,
     sync: JoinHandle<()>,
     stream: Stream,
+    recorder: Recorder,
 }
 
 impl Daemon {
@@ -80,12 +89,13 @@ impl Daemon {
     ) -> anyhow::Result<Daemon> {
         let metrics = Arc::new(servers::metrics(&kernel, &facts)?);
         let health = Arc::new(HealthState::new(settings.sync_period, SystemClock));
-        let servers = servers::serve(settings, &metrics, &health)?;
+        let (recorder, outbox) = source::recorder(flags);
+        metrics.serve_events_dropped(recorder.dropped_reader())?;
+        let on_failure = end_of_servers(&facts.node_name, &recorder, waker);
+        let servers = servers::serve(&InForce::new(settings.clone()), &metrics, &health, on_failure)?;
         let (to_sync, inbox) = mpsc::channel();
         to_sync.send(Message::Addresses(addresses(&kernel, &facts)?)).context("no sync thread")?;
         let addresses = watch_addresses(&kernel, to_sync.clone(), waker.vital("addresses"))?;
-        let (recorder, outbox) = source::recorder(flags);
-        metrics.serve_events_dropped(recorder.dropped_reader())?;
         let announcer = announcer(&servers, &metrics, &health, facts.families, &recorder);
         // From here on a change that waits for too long counts, also when no sync ever succeeds.
         announcer.begin();
@@ -94,7 +104,12 @@ impl Daemon {
         recorder.record(ClusterEvent::starting(&node_name));
         let told = Told { to_sync: to_sync.clone(), metrics, health };
         let stream = Stream::start(flags, settings, &node_name, told, outbox, waker)?;
-        Ok(Daemon { servers, addresses, to_sync, sync, stream })
+        Ok(Daemon { servers, addresses, to_sync, sync, stream, recorder })
+    }
+
+    /// Waits until events have arrived at the API server, but not for long.
+    fn tell_the_cluster(&self) {
+        wait_until(|| self.recorder.waiting() == 0, SystemClock.now() + TELL_WITHIN);
     }
 
     /// Ends everything, but does not wait for what takes too long.
@@ -104,6 +119,15 @@ impl Daemon {
         self.stream.stop(deadline);
         join_until(self.sync, deadline);
         drop_until((self.addresses, self.servers), deadline);
+    }
+}
+
+/// What becomes of a server that fails where that is the end.
+fn end_of_servers(node: &Arc<str>, recorder: &Recorder, waker: &Waker) -> impl Fn(Server, String) + use<> {
+    let (node, recorder, waker) = (Arc::clone(node), recorder.clone(), waker.clone());
+    move |server, why| {
+        recorder.record(servers::failure(server, &node, why));
+        waker.wake(Wake::End(End::Server(server)));
     }
 }
 

@@ -4,12 +4,17 @@
 //! [`ServiceHealth`] answers on the health-check node port of each Service that has one. All HTTP runs on one thread
 //! with a runtime of its own, so that a sync that takes long never makes a probe wait.
 
+mod accept;
+mod check;
+mod pages;
 mod server;
 mod service;
 mod state;
 mod timestamp;
+mod zpages;
 
-pub use server::{Bound, Listen, Pages, Servers};
+pub use pages::{Debugging, Page, Pages, SetVerbosity};
+pub use server::{Bound, Listen, RebindError, Server, Servers};
 pub use service::{ListenAddresses, ServiceHealth};
 pub use state::{HealthState, Probe, Reply};
 

@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::io;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::num::NonZeroU16;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
@@ -11,12 +11,13 @@ use std::time::Duration;
 use axum::Router;
 use axum::http::{HeaderName, HeaderValue, StatusCode};
 use axum::response::{IntoResponse, Response};
-use rustix::net::{AddressFamily, SocketFlags, SocketType, sockopt};
 use serde::Serialize;
 use tokio::sync::Notify;
 use tokio::task::AbortHandle;
 
-use super::server::{Servers, json};
+use super::accept::{self, Port, Stack};
+use super::pages::json;
+use super::server::Servers;
 use super::state::HealthState;
 use crate::model::ServiceName;
 use crate::net::{IpFamily, PerFamily};
@@ -205,7 +206,11 @@ impl Keeper {
         };
         let sockets = addresses
             .into_iter()
-            .map(|address| listen_on(SocketAddr::new(address, port.get())).and_then(tokio::net::TcpListener::from_std))
+            .map(|address| {
+                // `::` must leave IPv4 to the other listener.
+                let listener = accept::listen(SocketAddr::new(address, port.get()), Stack::Single, Port::Own);
+                listener.and_then(tokio::net::TcpListener::from_std)
+            })
             .collect::<io::Result<Vec<_>>>()?;
         Ok(sockets.into_iter().map(|socket| self.serve(service.clone(), family, socket)).collect())
     }
@@ -214,9 +219,8 @@ impl Keeper {
         let shared = Arc::clone(&self.shared);
         let router = Router::new().fallback(move || std::future::ready(shared.answer(&service, family)));
         tokio::spawn(async move {
-            if let Err(error) = axum::serve(socket, router).await {
-                tracing::error!(%error, "health-check node port stopped");
-            }
+            let error = accept::serve(&socket, router).await;
+            tracing::error!(%error, "health-check node port stopped");
         })
         .abort_handle()
     }
@@ -225,20 +229,6 @@ impl Keeper {
 /// The port that a Service needs in a family; `None`: it does not exist there.
 fn port_in(check: &HealthCheck, family: IpFamily) -> Option<NonZeroU16> {
     check.local_endpoints[family].map(|_| check.port)
-}
-
-/// Listens on an address of exactly its own family: `::` must leave IPv4 to the other listener.
-fn listen_on(address: SocketAddr) -> io::Result<TcpListener> {
-    let family = if address.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };
-    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
-    let socket = rustix::net::socket_with(family, SocketType::STREAM, flags, None)?;
-    sockopt::set_socket_reuseaddr(&socket, true)?;
-    if address.is_ipv6() {
-        sockopt::set_ipv6_v6only(&socket, true)?;
-    }
-    rustix::net::bind(&socket, &address)?;
-    rustix::net::listen(&socket, 1024)?;
-    Ok(TcpListener::from(socket))
 }
 
 #[derive(Serialize)]

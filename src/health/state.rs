@@ -13,13 +13,12 @@ use crate::sync::clock::Clock;
 /// sync period; a family that was never programmed does not count. Shared behind an `Arc`.
 pub struct HealthState {
     clock: Box<dyn Clock + Sync>,
-    /// How long a change may wait.
-    timeout: Duration,
     inner: Mutex<Inner>,
 }
 
-#[derive(Default)]
 struct Inner {
+    /// How long a change may wait.
+    timeout: Duration,
     families: PerFamily<Family>,
     node_eligible: bool,
 }
@@ -86,7 +85,13 @@ struct FamilyBody {
 impl HealthState {
     /// A state in which nothing was programmed yet and the node is unknown, and so not eligible.
     pub fn new(sync_period: Duration, clock: impl Clock + Sync + 'static) -> HealthState {
-        HealthState { clock: Box::new(clock), timeout: sync_period * 2, inner: Mutex::default() }
+        let inner = Inner { timeout: sync_period * 2, families: PerFamily::default(), node_eligible: false };
+        HealthState { clock: Box::new(clock), inner: Mutex::new(inner) }
+    }
+
+    /// Another sync period is in force: from now on a change may wait for twice this time, also one that waits already.
+    pub fn set_sync_period(&self, sync_period: Duration) {
+        self.lock().timeout = sync_period * 2;
     }
 
     /// A sync of the family succeeded, or its loop has begun: nothing waits any more.
@@ -110,14 +115,14 @@ impl HealthState {
     pub fn healthy(&self) -> bool {
         let now = self.clock.now();
         let inner = self.lock();
-        IpFamily::ALL.into_iter().all(|family| self.family_healthy(&inner.families[family], now))
+        IpFamily::ALL.into_iter().all(|family| inner.healthy(family, now))
     }
 
     /// Answers a probe.
     pub fn reply(&self, probe: Probe) -> Reply {
         let (now, wall) = (self.clock.now(), self.clock.wall());
         let inner = self.lock();
-        let healthy = IpFamily::ALL.into_iter().all(|family| self.family_healthy(&inner.families[family], now));
+        let healthy = IpFamily::ALL.into_iter().all(|family| inner.healthy(family, now));
         let good = match probe {
             Probe::Healthz => healthy && inner.node_eligible,
             Probe::Livez => healthy,
@@ -125,7 +130,7 @@ impl HealthState {
         let family_body = |family: IpFamily| {
             let state = &inner.families[family];
             let last_updated = rfc3339(state.last_updated?);
-            Some(FamilyBody { last_updated, healthy: self.family_healthy(state, now) })
+            Some(FamilyBody { last_updated, healthy: inner.healthy(family, now) })
         };
         let newest = inner.families.v4.last_updated.max(inner.families.v6.last_updated);
         let body = Body {
@@ -140,15 +145,23 @@ impl HealthState {
         Reply { status: if good { 200 } else { 503 }, body }
     }
 
-    fn family_healthy(&self, family: &Family, now: Instant) -> bool {
-        match (family.last_updated, family.pending_since) {
-            (None, _) | (_, None) => true,
-            (Some(_), Some(since)) => now.saturating_duration_since(since) < self.timeout,
-        }
+    /// The clock that everything here is told by.
+    pub(super) fn clock(&self) -> &(dyn Clock + Sync) {
+        self.clock.as_ref()
     }
 
     fn lock(&self) -> MutexGuard<'_, Inner> {
         // Every change of the state is one assignment, so a panic elsewhere cannot leave it half done.
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Inner {
+    fn healthy(&self, family: IpFamily, now: Instant) -> bool {
+        let Family { last_updated, pending_since } = self.families[family];
+        match (last_updated, pending_since) {
+            (None, _) | (_, None) => true,
+            (Some(_), Some(since)) => now.saturating_duration_since(since) < self.timeout,
+        }
     }
 }

@@ -7,10 +7,14 @@ use tokio::runtime::Runtime;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 
+use crate::health::Server;
 use crate::sync::clock::{Clock, SystemClock};
 
 /// How long the end may take. Rules are in the kernel and stay there; a restore that is cut short has no effect.
 pub(super) const STOP_WITHIN: Duration = Duration::from_millis(800);
+
+/// How long the event of a failure may take on its way to the API server.
+pub(super) const TELL_WITHIN: Duration = Duration::from_secs(3);
 
 /// Why the daemon ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -19,6 +23,8 @@ pub(super) enum End {
     Signal(&'static str),
     /// The thread of this name, without which there is no work, ended or panicked.
     Thread(&'static str),
+    /// A server cannot listen, and the settings say that this is the end.
+    Server(Server),
 }
 
 /// What the main thread waits for.
@@ -97,12 +103,17 @@ impl Ear {
     }
 }
 
-/// Joins a thread, but does not wait for longer than until the deadline: the process ends anyway.
-#[allow(clippy::disallowed_methods, reason = "the standard library has no join with a time-out")]
-pub(super) fn join_until<T>(thread: JoinHandle<T>, deadline: Instant) {
-    while !thread.is_finished() && SystemClock.now() < deadline {
+/// Waits for a condition, but not for longer than until the deadline.
+#[allow(clippy::disallowed_methods, reason = "what is waited for has no time-out of its own")]
+pub(super) fn wait_until(condition: impl Fn() -> bool, deadline: Instant) {
+    while !condition() && SystemClock.now() < deadline {
         std::thread::sleep(Duration::from_millis(5));
     }
+}
+
+/// Joins a thread, but does not wait for longer than until the deadline: the process ends anyway.
+pub(super) fn join_until<T>(thread: JoinHandle<T>, deadline: Instant) {
+    wait_until(|| thread.is_finished(), deadline);
     if thread.is_finished() && thread.join().is_err() {
         tracing::error!("a thread panicked");
     }

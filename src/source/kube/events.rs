@@ -112,6 +112,7 @@ impl ClusterEvent {
 pub struct Recorder {
     queue: Option<mpsc::Sender<ClusterEvent>>,
     dropped: Arc<AtomicU64>,
+    waiting: Arc<AtomicU64>,
 }
 
 impl Recorder {
@@ -122,14 +123,23 @@ impl Recorder {
             EventKind::Normal => tracing::info!(reason, ?regarding, note, "event"),
             EventKind::Warning => tracing::warn!(reason, ?regarding, note, "event"),
         }
-        if self.queue.as_ref().is_some_and(|queue| queue.try_send(event).is_err()) {
+        let Some(queue) = &self.queue else { return };
+        // Counted before the other end can see it.
+        self.waiting.fetch_add(1, Ordering::SeqCst);
+        if queue.try_send(event).is_err() {
+            self.waiting.fetch_sub(1, Ordering::SeqCst);
             self.dropped.fetch_add(1, Ordering::Relaxed);
         }
     }
 
+    /// How many events were neither posted nor given up yet.
+    pub fn waiting(&self) -> u64 {
+        self.waiting.load(Ordering::SeqCst)
+    }
+
     /// Where there is no API server, events are only logged.
     pub fn log_only() -> Recorder {
-        Recorder { queue: None, dropped: Arc::default() }
+        Recorder { queue: None, dropped: Arc::default(), waiting: Arc::default() }
     }
 
     /// How many events were never posted: the queue was full, or the server did not take them.
@@ -149,6 +159,7 @@ impl Recorder {
 pub struct Outbox {
     queue: mpsc::Receiver<ClusterEvent>,
     dropped: Arc<AtomicU64>,
+    waiting: Arc<AtomicU64>,
     series: Series,
 }
 
@@ -157,7 +168,9 @@ pub fn recorder(hostname: &str) -> (Recorder, Outbox) {
     let (sender, queue) = mpsc::channel(QUEUE);
     let dropped = Arc::new(AtomicU64::new(0));
     let series = Series::new(CONTROLLER, format!("{CONTROLLER}-{hostname}"));
-    (Recorder { queue: Some(sender), dropped: Arc::clone(&dropped) }, Outbox { queue, dropped, series })
+    let waiting = Arc::new(AtomicU64::new(0));
+    let recorder = Recorder { queue: Some(sender), dropped: Arc::clone(&dropped), waiting: Arc::clone(&waiting) };
+    (recorder, Outbox { queue, dropped, waiting, series })
 }
 
 impl Outbox {
@@ -165,7 +178,9 @@ impl Outbox {
     pub async fn run(mut self, client: Client) {
         let mut open = true;
         while open {
-            let posts = match timeout(TICK, self.queue.recv()).await {
+            let received = timeout(TICK, self.queue.recv()).await;
+            let settled = u64::from(matches!(received, Ok(Some(_))));
+            let posts = match received {
                 Ok(Some(event)) => self.series.record(event, Instant::now(), SystemTime::now()).into_iter().collect(),
                 Ok(None) => {
                     open = false;
@@ -176,6 +191,7 @@ impl Outbox {
             for post in posts {
                 self.post(&client, &post).await;
             }
+            self.waiting.fetch_sub(settled, Ordering::SeqCst);
         }
     }
 
