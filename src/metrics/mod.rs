@@ -4,10 +4,12 @@
 //! it into numbers; other facts arrive through the few methods below. All series exist from the start, at 0, so that a
 //! rate over the first increment is right.
 
+mod build;
 mod external;
 mod own;
 mod process;
 mod proxy;
+mod reference;
 mod rest_client;
 
 use std::time::{Duration, SystemTime};
@@ -19,6 +21,7 @@ use crate::model::ObjectKind;
 use crate::net::{IpFamily, PerFamily};
 use crate::sync::{Pending, SyncReport};
 
+pub use build::Feature;
 pub use external::PacketCounts;
 
 /// A metric that could not be registered: a name or label that Prometheus does not take. A bug, found by any test.
@@ -33,6 +36,7 @@ pub struct Metrics {
     proxy: proxy::ProxyMetrics,
     own: own::OwnMetrics,
     rest_client: rest_client::RestClientMetrics,
+    build: build::BuildMetrics,
 }
 
 impl Metrics {
@@ -44,7 +48,8 @@ impl Metrics {
         let own = own::OwnMetrics::register(&registry, &enabled)?;
         let rest_client = rest_client::RestClientMetrics::register(&registry)?;
         registry.register(Box::new(process::ProcessCollector::new()?))?;
-        Ok(Metrics { registry, families, proxy, own, rest_client })
+        let build = build::BuildMetrics::register(&registry)?;
+        Ok(Metrics { registry, families, proxy, own, rest_client, build })
     }
 
     /// Serves the packet counters of the kernel's nfacct objects, read by `read` at each scrape. Without this call the
@@ -131,6 +136,11 @@ impl Metrics {
         let name = "portolan_events_dropped_total";
         let help = "Events that were never posted: too many waited, or the API server did not take them.";
         Ok(self.registry.register(Box::new(external::CallbackCounter::new(name, help, read)?))?)
+    }
+
+    /// A feature gate that is generally available is on or off.
+    pub fn feature(&self, name: &str, enabled: Feature) {
+        self.build.feature(name, enabled);
     }
 
     /// Everything in Prometheus' text format.

@@ -272,3 +272,39 @@ fn requests_to_the_api_server_are_counted_under_the_common_names() {
         shows(&text, line);
     }
 }
+
+#[test]
+fn the_reference_in_the_documents_is_that_of_the_registry() {
+    let metrics = Metrics::new(BOTH).unwrap();
+    let counts = PacketCounts { invalid_dropped: Some(0), localhost_node_ports_accepted: Some(0) };
+    metrics.serve_packet_counters(move || counts).unwrap();
+    metrics.serve_processes_started(|| 0).unwrap();
+    metrics.serve_events_dropped(|| 0).unwrap();
+    metrics.request_limited("GET", "host", Duration::ZERO);
+    metrics.request_answered("GET", "host", Some(200), Duration::ZERO);
+    metrics.feature("AllowServiceExternalIPs", Feature::On);
+    let mut report = report(SyncKind::Full);
+    report.items.insert((IpFamily::V4, crate::kernel::ItemKind::ALL[0]), 1);
+    metrics.observe(&report, at(1));
+    let introduction = "# Metrics\n\nMade from the registry by a test, which fails when this is not up to date \
+        (`BLESS=1 cargo test --lib metrics` writes it anew).\nkube-proxy's metrics have its names, labels and buckets; \
+        `ip_family` is `IPv4` or `IPv6`. Each family has its own series, and each sync counts for both.\n\n";
+    let found = format!("{introduction}{}", metrics.reference());
+    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/docs/metrics.md");
+    if std::env::var_os("BLESS").is_some() {
+        std::fs::write(path, &found).unwrap();
+    }
+    assert_eq!(std::fs::read_to_string(path).unwrap_or_default(), found);
+}
+
+#[test]
+fn the_version_and_the_feature_gates_have_the_names_of_kubernetes() {
+    let metrics = Metrics::new(BOTH).unwrap();
+    metrics.feature("AllowServiceExternalIPs", Feature::Off);
+    let text = metrics.render();
+    shows(&text, "kubernetes_feature_enabled{name=\"AllowServiceExternalIPs\",stage=\"\"} 0");
+    let build = text.lines().find(|line| line.starts_with("kubernetes_build_info{")).unwrap();
+    assert!(build.contains("git_version=\"v1.36.2+portolan-") && build.ends_with(" 1"), "{build}");
+    metrics.feature("AllowServiceExternalIPs", Feature::On);
+    shows(&metrics.render(), "kubernetes_feature_enabled{name=\"AllowServiceExternalIPs\",stage=\"\"} 1");
+}
