@@ -91,7 +91,12 @@ fn judge(promtool: &str, page: &str) {
     let other: Vec<_> =
         found.iter().filter(|line| !NAMES_OF_KUBE_PROXY.iter().any(|name| line.contains(name))).collect();
     assert!(other.is_empty(), "{other:#?}");
-    for name in ["kubeproxy_sync_proxy_rules_duration_seconds_bucket", "portolan_operations_total", "process_threads"] {
+    for name in [
+        "kubeproxy_sync_proxy_rules_duration_seconds_bucket",
+        "portolan_operations_total",
+        "process_threads",
+        "kubernetes_feature_enabled",
+    ] {
         assert!(page.contains(name), "{name} is not on the page");
     }
 }

@@ -12,7 +12,7 @@ use crate::config::{self, Flags, Settings, normalize_flag_names};
 use crate::health::{Debugging, HealthState, Listen, Pages, Probe, Server, Servers};
 use crate::iptables::base::{INVALID_COUNTER, LOCALHOST_COUNTER};
 use crate::linux::{LinuxKernel, command};
-use crate::metrics::{Metrics, PacketCounts};
+use crate::metrics::{Feature, Metrics, PacketCounts};
 use crate::source::kube::events::ClusterEvent;
 
 pub(super) fn metrics(kernel: &LinuxKernel, facts: &Facts) -> anyhow::Result<Metrics> {
@@ -58,6 +58,8 @@ pub(super) fn serve(
     health: &Arc<HealthState>,
     on_failure: impl Fn(Server, String) + Send + Sync + 'static,
 ) -> anyhow::Result<Servers> {
+    let external_ips = if in_force.get().allow_external_ips { Feature::On } else { Feature::Off };
+    metrics.feature("AllowServiceExternalIPs", external_ips);
     let (render, replies) = (Arc::clone(metrics), Arc::clone(metrics));
     let (mode, configz, debugging, hard) = (in_force.clone(), in_force.clone(), in_force.clone(), in_force.clone());
     let flags = flags_given(std::env::args_os());
