@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::fmt::Write;
 
-use prometheus::proto::{MetricFamily, MetricType};
+use prometheus::proto::{Bucket, LabelPair, Metric, MetricFamily, MetricType};
 
 use super::Metrics;
 
@@ -65,11 +65,11 @@ fn kind(family: &MetricFamily) -> &'static str {
 }
 
 fn labels(family: &MetricFamily) -> BTreeSet<&str> {
-    family.get_metric().iter().flat_map(|metric| metric.get_label()).map(|label| label.name()).collect()
+    family.get_metric().iter().flat_map(Metric::get_label).map(LabelPair::name).collect()
 }
 
 fn buckets(family: &MetricFamily) -> String {
     let Some(metric) = family.get_metric().first() else { return String::new() };
-    let bounds = metric.get_histogram().get_bucket().iter().map(|bucket| bucket.upper_bound());
+    let bounds = metric.get_histogram().get_bucket().iter().map(Bucket::upper_bound);
     bounds.filter(|bound| bound.is_finite()).map(|bound| bound.to_string()).collect::<Vec<_>>().join(", ")
 }
