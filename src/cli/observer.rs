@@ -27,6 +27,10 @@ impl Observer for Announcer {
         self.families().for_each(|family| self.health.queued(family));
     }
 
+    fn reconfigured(&mut self) {
+        tracing::info!("the next sync goes by the changed configuration");
+    }
+
     fn pending(&mut self, pending: Pending) {
         self.metrics.set_pending(pending);
     }

@@ -94,7 +94,7 @@ impl Daemon {
         let on_failure = end_of_servers(&facts.node_name, &recorder, waker);
         let servers = servers::serve(&InForce::new(settings.clone()), &metrics, &health, on_failure)?;
         let (to_sync, inbox) = mpsc::channel();
-        to_sync.send(Message::Addresses(addresses(&kernel, &facts)?)).context("no sync thread")?;
+        to_sync.send(Message::Addresses(addresses(&kernel, &facts)?)).ok().context("no sync thread")?;
         let addresses = watch_addresses(&kernel, to_sync.clone(), waker.vital("addresses"))?;
         let announcer = announcer(&servers, &metrics, &health, facts.families, &recorder);
         // From here on a change that waits for too long counts, also when no sync ever succeeds.

@@ -175,6 +175,7 @@ impl<K: Kernel, C: Clock> Engine<K, C> {
             match drift {
                 Ok(drift) => {
                     let first = self.observed.insert(area);
+                    self.work.items_left.remove(&area);
                     if !first && drift > 0 {
                         *run.drift.entry(area).or_default() += drift;
                     }

@@ -68,6 +68,8 @@ pub(super) struct Work {
     pub(super) full_due: Option<Instant>,
     /// When items are to be read again.
     pub(super) items_due: Option<Instant>,
+    /// Items of the mode before, which this engine made and has not yet read in this mode: to be looked for soon.
+    pub(super) items_left: BTreeSet<Area>,
     /// Since when there is something to do.
     since: Option<Instant>,
 }
@@ -81,7 +83,7 @@ pub struct Engine<K, C> {
     /// Whether the mode serves with items.
     pub(super) serves_items: bool,
     pub(super) options: Options,
-    context_of: ContextOf,
+    pub(super) context_of: ContextOf,
     addresses: PerFamily<Vec<IpAddr>>,
     pub(super) context: NodeContext,
     pub(super) cluster: Cluster,
@@ -327,7 +329,7 @@ impl<K: Kernel, C: Clock> Engine<K, C> {
         owners.iter().filter_map(|id| self.owners.get(*id)?.name.clone()).collect()
     }
 
-    fn refresh_context(&mut self) {
+    pub(super) fn refresh_context(&mut self) {
         let context = (self.context_of)(self.cluster.node(), &self.addresses);
         if context != self.context {
             self.context = context;
@@ -337,7 +339,7 @@ impl<K: Kernel, C: Clock> Engine<K, C> {
         }
     }
 
-    fn mark_due(&mut self) {
+    pub(super) fn mark_due(&mut self) {
         if self.work.since.is_none() {
             self.work.since = Some(self.clock.now());
         }

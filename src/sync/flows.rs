@@ -89,6 +89,14 @@ impl FlowCleaner {
         }
     }
 
+    /// All owners are about to be numbered anew. Every address is looked at again when they are, also one that nobody has then.
+    pub(crate) fn forget_owners(&mut self) {
+        let known = std::mem::take(&mut self.owners).into_keys();
+        let pending = std::mem::take(&mut self.pending).into_keys();
+        // The base is the one owner that keeps its number, and nothing is ready before it is.
+        self.pending = known.chain(pending).map(|frontend| (frontend, (OwnerId::BASE, 0))).collect();
+    }
+
     /// Addresses of a family that can be looked at: rules of all their owners are in the kernel.
     pub(crate) fn ready(&self, owners: &Owners, family: IpFamily) -> Vec<UdpFrontend> {
         let waits = |id: &OwnerId| owners.get(*id).is_some_and(|owner| owner.retry.is_some());

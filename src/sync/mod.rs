@@ -23,6 +23,7 @@ mod ledger;
 mod lower;
 mod owner;
 mod program;
+mod reconfigure;
 mod report;
 mod runner;
 mod schedule;
@@ -31,6 +32,7 @@ mod tracked;
 mod watch;
 
 pub use engine::{ContextOf, Engine, Options};
+pub use reconfigure::Reconfiguration;
 pub use report::{
     FailedOwner, FlowCleanup, HealthCheck, HealthChecks, Pending, SyncKind, SyncReport, TableRules, TrafficPolicyLabel,
 };

@@ -9,7 +9,7 @@ use crate::kernel::Kernel;
 use crate::model::Change;
 use crate::net::PerFamily;
 use crate::sync::clock::Clock;
-use crate::sync::{Engine, HealthChecks, Pending, Schedule, SyncReport};
+use crate::sync::{Engine, HealthChecks, Pending, Reconfiguration, Schedule, SyncReport};
 
 /// How long to wait for a message when nothing is due.
 const IDLE: Duration = Duration::from_secs(3600);
@@ -23,6 +23,8 @@ pub enum Message {
     Addresses(PerFamily<Vec<IpAddr>>),
     /// Compare everything with the kernel as soon as possible.
     FullSync,
+    /// Another configuration holds from now on.
+    Reconfigure(Box<Reconfiguration>),
     /// End, and leave everything in the kernel as it is.
     Stop,
 }
@@ -31,6 +33,8 @@ pub enum Message {
 pub trait Observer: Send {
     /// There is something to sync (changes, a retry or an audit), and there was nothing before.
     fn queued(&mut self);
+    /// Another configuration was taken over; the next sync goes by it.
+    fn reconfigured(&mut self);
     /// So many changes wait for the next sync now.
     fn pending(&mut self, pending: Pending);
     /// A sync for this node ended.
@@ -107,6 +111,11 @@ impl<K: Kernel, C: Clock> Runner<K, C> {
             Message::Change(change) => self.engine.apply(change),
             Message::Addresses(addresses) => self.engine.set_addresses(addresses),
             Message::FullSync => self.engine.request_full(),
+            Message::Reconfigure(new) => {
+                self.schedule.set_min_period(new.min_sync_period);
+                self.engine.reconfigure(*new);
+                self.observer.reconfigured();
+            }
             Message::Stop => {}
         }
         if self.engine.has_work() {

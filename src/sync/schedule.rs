@@ -16,6 +16,11 @@ impl Schedule {
         Schedule { min_period, last_completed: None }
     }
 
+    /// Keeps another distance from now on.
+    pub fn set_min_period(&mut self, min_period: Duration) {
+        self.min_period = min_period;
+    }
+
     /// When to sync, if there is work from `due` on.
     pub fn start(&self, due: Instant) -> Instant {
         match self.last_completed {

@@ -22,7 +22,10 @@ impl<K: Kernel, C: Clock> Engine<K, C> {
         if !run.failed_dumps.is_empty() || run.tally.suspect.any() {
             self.work.full_due = Some(now + self.options.first_retry * 10);
         } else if run.kind == SyncKind::Full {
-            self.work.full_due = Some(now + self.options.full_interval);
+            // Here items were read before: it is not that this node has none.
+            let left = run.unread_leftovers.iter().any(|(area, _)| self.work.items_left.contains(area));
+            let wait = if left { self.options.longest_retry } else { self.options.full_interval };
+            self.work.full_due = Some(now + wait);
         }
         for id in std::mem::take(&mut run.touched) {
             let failure = IpFamily::ALL.iter().find_map(|family| run.tally.failures[*family].get(&id).cloned());

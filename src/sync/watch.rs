@@ -17,7 +17,7 @@ use crate::sync::schedule::backoff;
 pub(super) struct Watch {
     known: Option<Fingerprint>,
     /// When to look again; `None`: nothing was programmed yet.
-    next: Option<Instant>,
+    pub(super) next: Option<Instant>,
     /// The audit that is under way was asked for because of a foreign change.
     asked: bool,
     /// Audits in a row that were asked for so and found nothing.

@@ -229,11 +229,11 @@ fn a_health_check_port_is_offered_once_its_service_is_programmed() {
     assert!(rig.engine.health_checks().is_empty());
 }
 
-fn dns(endpoints: &[&str]) -> World {
+pub(crate) fn dns(endpoints: &[&str]) -> World {
     World::default().service("dns", 3, udp).slice("dns", "a", endpoints, udp_slice)
 }
 
-fn flow(answered_by: &str) -> Flow {
+pub(crate) fn flow(answered_by: &str) -> Flow {
     Flow {
         protocol: Protocol::Udp,
         original_source: "10.244.0.77:4000".parse().unwrap(),

@@ -8,7 +8,7 @@ use portolan::kernel::fake::FakeKernel;
 use portolan::kernel::fault::{Fault, FaultyKernel};
 use portolan::kernel::{ErrorKind, TableId};
 use portolan::sync::clock::SystemClock;
-use portolan::sync::{Engine, HealthChecks, Message, Observer, Options, Runner, Schedule, SyncReport};
+use portolan::sync::{Engine, HealthChecks, Message, Observer, Options, Reconfiguration, Runner, Schedule, SyncReport};
 
 use crate::cluster::World;
 use crate::rig::context;
@@ -16,6 +16,7 @@ use crate::rig::context;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Heard {
     Queued,
+    Reconfigured,
     Synced { healthy: bool },
 }
 
@@ -24,6 +25,10 @@ struct Listener(Sender<Heard>);
 impl Observer for Listener {
     fn queued(&mut self) {
         self.0.send(Heard::Queued).expect("the test listens");
+    }
+
+    fn reconfigured(&mut self) {
+        self.0.send(Heard::Reconfigured).expect("the test listens");
     }
 
     fn pending(&mut self, _pending: portolan::sync::Pending) {}
@@ -64,4 +69,23 @@ fn an_audit_that_fails_is_announced_although_no_change_waited() {
     // The failure still waits: that it is tried again is nothing new.
     assert_eq!([next(), next()], [Heard::Synced { healthy: true }, Heard::Queued]);
     to_sync.send(Message::Stop).unwrap();
+}
+
+#[test]
+fn another_configuration_is_announced_and_synced_without_another_change() {
+    let (to_sync, heard) = run(usize::MAX);
+    let next = || heard.recv_timeout(Duration::from_secs(5)).unwrap();
+    assert_eq!([next(), next()], [Heard::Queued, Heard::Synced { healthy: true }]);
+    let new = Reconfiguration {
+        backend: Some(Box::new(portolan::ipvs::IpvsBackend::default())),
+        context_of: Box::new(|_: &_, _: &_| context()),
+        options: Options::default(),
+        min_sync_period: Duration::ZERO,
+    };
+    to_sync.send(Message::Reconfigure(Box::new(new))).ok().unwrap();
+    // An audit of the mode before may come in between.
+    let heard: Vec<Heard> = std::iter::repeat_with(next).take_while(|heard| *heard != Heard::Reconfigured).collect();
+    assert!(heard.len() < 1000);
+    assert_eq!([next(), next()], [Heard::Queued, Heard::Synced { healthy: true }]);
+    to_sync.send(Message::Stop).ok().unwrap();
 }
