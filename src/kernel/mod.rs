@@ -10,6 +10,7 @@ pub mod fault;
 mod flow;
 pub mod item;
 mod op;
+mod packed;
 pub mod rule;
 mod rule_text;
 pub mod set;
@@ -22,6 +23,7 @@ pub use chain::{ChainBody, ChainKey, ChainName, ChainNameError, Digest, DigestBu
 pub use flow::{Flow, FlowEnd, FlowQuery};
 pub use item::{Connections, ItemClaims, ItemDump, ItemKey, ItemKind, ItemState, RealKey, VirtualKey, VirtualServer};
 pub use op::{ErrorKind, KernelError, Op};
+pub use packed::PackedChain;
 pub use rule::Rule;
 pub use rule_text::{Parsed, RuleParseError};
 pub use set::{Element, SetKey, SetKind, SetName};

@@ -9,6 +9,7 @@ use crate::kernel::{
 };
 use crate::net::IpFamily;
 use crate::sync::TableRules;
+use crate::sync::chains::Chains;
 use crate::sync::items::Items;
 use crate::sync::owner::{OwnerId, Owners};
 use crate::sync::tracked::{Pending, State, Tracked};
@@ -62,7 +63,7 @@ impl State for RuleState {
 /// Chains and rules, wanted and known.
 #[derive(Debug, Default)]
 pub(crate) struct Ledger {
-    pub(crate) chains: Tracked<ChainKey, ChainState>,
+    pub(crate) chains: Chains,
     pub(crate) rules: Tracked<RuleKey, RuleState>,
     pub(crate) items: Items,
     /// Rules known to exist, by table, for the metrics.
@@ -90,27 +91,27 @@ impl Ledger {
         let mut bodies = Vec::new();
         for chain in fragment.shared_chains {
             self.chains.want(&chain, id, ChainState::SHARED);
-            owner.chains.push(chain);
+            owner.chains.push(&chain);
         }
         for (chain, body) in fragment.chains {
             self.chains.want(&chain, id, ChainState::private(body.digest));
             if self.chains.pending(&chain).is_some() {
                 bodies.push((chain, body));
             }
-            owner.chains.push(chain);
+            owner.chains.push(&chain);
         }
         for (rule, placement) in fragment.rules {
             self.rules.want(&rule, id, RuleState::once(placement));
             owner.rules.push(rule);
         }
-        let kept: HashSet<&ChainKey> = owner.chains.iter().collect();
-        let left: Vec<ChainKey> = old_chains.into_iter().filter(|chain| !kept.contains(chain)).collect();
+        let kept: HashSet<ChainKey> = owner.chains.iter().collect();
+        let left: Vec<ChainKey> = old_chains.iter().filter(|chain| !kept.contains(chain)).collect();
         let kept: HashSet<&RuleKey> = owner.rules.iter().collect();
         let left_rules: Vec<RuleKey> = old_rules.into_iter().filter(|rule| !kept.contains(rule)).collect();
         for chain in left {
             self.chains.unwant(&chain, id);
             if self.chains.contains(&chain) {
-                owner.chains.push(chain);
+                owner.chains.push(&chain);
             }
         }
         for rule in left_rules {
@@ -139,7 +140,7 @@ impl Ledger {
     /// Whether everything of an owner is in the kernel as he wants it.
     pub(crate) fn settled(&self, owners: &Owners, id: OwnerId) -> bool {
         owners.get(id).is_none_or(|owner| {
-            owner.chains.iter().all(|chain| self.chains.pending(chain).is_none())
+            owner.chains.iter().all(|chain| self.chains.pending(&chain).is_none())
                 && owner.rules.iter().all(|rule| self.rules.pending(rule).is_none())
                 && owner.items.iter().all(|item| self.items.settled(item))
         })
@@ -163,10 +164,9 @@ impl Ledger {
 
     /// Owners of anything that is wanted and not as it should be. A pass over everything: for audits only.
     pub(crate) fn unsettled_owners(&self) -> BTreeSet<OwnerId> {
-        let chains = self.chains.iter().filter(|(chain, _, _)| self.chains.pending(chain).is_some());
         let rules = self.rules.iter().filter(|(rule, _, _)| self.rules.pending(rule).is_some());
-        let chain_owners = chains.flat_map(|(chain, _, _)| self.chains.owners(chain));
-        chain_owners
+        self.chains
+            .unsettled_owners()
             .chain(rules.flat_map(|(rule, _, _)| self.rules.owners(rule)))
             .chain(self.items.unsettled_owners())
             .collect()
@@ -176,7 +176,7 @@ impl Ledger {
     pub(crate) fn has_strays(&self, owners: &Owners, family: IpFamily, table: Table) -> bool {
         let table = TableId { family, table };
         let stray = |chain: &ChainKey| chain.table == table && self.chains.pending(chain) == Some(Pending::Remove);
-        owners.get(OwnerId::STRAYS).is_some_and(|strays| strays.chains.iter().any(stray))
+        owners.get(OwnerId::STRAYS).is_some_and(|strays| strays.chains.iter().any(|chain| stray(&chain)))
     }
 
     /// An operation took effect.
@@ -238,8 +238,7 @@ impl Ledger {
                 }
             }
         }
-        let known_chains: Vec<ChainKey> =
-            self.chains.iter().filter(|(key, _, _)| key.table == table).map(|(key, _, _)| *key).collect();
+        let known_chains: Vec<ChainKey> = self.chains.keys().filter(|key| key.table == table).collect();
         let known_rules: Vec<RuleKey> =
             self.rules.iter().filter(|(key, _, _)| key.chain.table == table).map(|(key, _, _)| key.clone()).collect();
         let mut drift = 0;
@@ -257,7 +256,7 @@ impl Ledger {
         let Some(strays) = owners.get_mut(OwnerId::STRAYS) else { return drift };
         for (chain, state) in chains {
             self.learn_chain(&chain, Some(state));
-            strays.chains.push(chain);
+            strays.chains.push(&chain);
         }
         for (rule, copies) in rules {
             self.learn_copies(&rule, copies);

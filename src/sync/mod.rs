@@ -10,6 +10,7 @@
 //! - Nothing is written before both lists are complete and the tables have been read.
 //! - What the engine believes after any sequence of changes equals what it would compute from scratch.
 
+mod chains;
 mod cleanup;
 pub mod clock;
 mod commit;

@@ -5,9 +5,10 @@ use std::time::Instant;
 
 use foldhash::fast::RandomState;
 
-use crate::kernel::{ChainKey, ItemKey, KernelError, RuleKey};
+use crate::kernel::{ItemKey, KernelError, RuleKey};
 use crate::model::ServiceName;
 use crate::net::PerFamily;
+use crate::sync::chains::ChainList;
 use crate::sync::flows::UdpFrontends;
 
 /// A small number that stands for an owner as long as he owns anything. Of several who want the same object the first decides
@@ -44,7 +45,7 @@ pub(crate) struct Owner {
     /// The Service; `None` for the base and for strays.
     pub(crate) name: Option<ServiceName>,
     /// Chains that he wants, or wanted and that are not yet known to be gone.
-    pub(crate) chains: Vec<ChainKey>,
+    pub(crate) chains: ChainList,
     /// Rules in shared and host chains, likewise.
     pub(crate) rules: Vec<RuleKey>,
     /// Items, likewise.

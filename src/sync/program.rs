@@ -89,7 +89,8 @@ pub(crate) fn plan_owner(
     bodies: Vec<(ChainKey, ChainBody)>,
 ) {
     let mut bodies: HashMap<ChainKey, ChainBody> = bodies.into_iter().collect();
-    for chain in &owner.chains {
+    for chain in owner.chains.iter() {
+        let chain = &chain;
         let plan = &mut plans.families[chain.table.family];
         match ledger.chains.pending(chain) {
             Some(Pending::Remove) if plan.seen_chains.insert(*chain) => plan.chain_deletes.push((id, *chain)),
