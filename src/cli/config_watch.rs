@@ -17,7 +17,8 @@ const MISSING: Duration = Duration::from_secs(1);
 pub enum Reload {
     /// The file cannot be used, for these reasons: unreadable, or wrong. The settings in force stay.
     Refused(Vec<ConfigError>),
-    /// Settings that are right and differ from those that were delivered last, or were in force at the start.
+    /// Settings that are right and differ from those that were delivered last, or were in force at the start; after a refusal
+    /// also those that do not differ.
     Changed(Box<Settings>),
 }
 
@@ -44,7 +45,7 @@ impl ConfigWatch {
         let Some(path) = flags.config.clone() else {
             return Err(io::Error::new(io::ErrorKind::InvalidInput, "there is no configuration file to watch"));
         };
-        let mut file = Watched { path: path.clone(), flags, in_force, seen: None, missing: None };
+        let mut file = Watched { path: path.clone(), flags, in_force, seen: None, missing: None, refused: false };
         let look = move || match file.look(SystemClock.now()) {
             Look::Nothing => Next::Wait,
             Look::Later(time) => Next::WaitAtMost(time),
@@ -77,6 +78,8 @@ struct Watched {
     /// Since when it is missing or empty, and when it was written: a file that is found empty twice may have been
     /// written in between.
     missing: Option<(Instant, Option<SystemTime>)>,
+    /// The last report was a refusal, so the next right text is reported whatever it says.
+    refused: bool,
 }
 
 impl Watched {
@@ -109,12 +112,16 @@ impl Watched {
         };
         self.seen = Some(found);
         match result {
-            Ok(settings) if settings == self.in_force => Look::Nothing,
+            Ok(settings) if settings == self.in_force && !std::mem::take(&mut self.refused) => Look::Nothing,
             Ok(settings) => {
+                self.refused = false;
                 self.in_force = settings.clone();
                 Look::Report(Reload::Changed(Box::new(settings)))
             }
-            Err(errors) => Look::Report(Reload::Refused(errors)),
+            Err(errors) => {
+                self.refused = true;
+                Look::Report(Reload::Refused(errors))
+            }
         }
     }
 

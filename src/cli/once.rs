@@ -20,7 +20,7 @@ use crate::model::Change;
 use crate::net::PerFamily;
 use crate::source::{Event, manifests};
 use crate::sync::clock::{Clock, SystemClock};
-use crate::sync::{Engine, Options, SyncReport};
+use crate::sync::{ContextOf, Engine, Options, SyncReport};
 
 /// How long to wait for the API server's lists.
 const LIST_TIMEOUT: Duration = Duration::from_secs(120);
@@ -92,10 +92,13 @@ pub(super) fn engine<K: Kernel>(
     facts: Facts,
     options: Options,
 ) -> Engine<K, SystemClock> {
-    let backend = backend(settings);
+    Engine::new(kernel, SystemClock, backend(settings), context_of(settings, facts), options)
+}
+
+/// Makes contexts for compiling under these settings.
+pub(super) fn context_of(settings: &Settings, facts: Facts) -> ContextOf {
     let settings = settings.clone();
-    let context_of = Box::new(move |node: &_, addresses: &_| node_context(&settings, &facts, node, addresses));
-    Engine::new(kernel, SystemClock, backend, context_of, options)
+    Box::new(move |node, addresses| node_context(&settings, &facts, node, addresses))
 }
 
 fn sync<K: Kernel>(

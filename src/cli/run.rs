@@ -4,6 +4,7 @@
 //! ([`source`]), and then waiting for an end ([`ends`]) or for another configuration.
 
 mod ends;
+mod reload;
 mod servers;
 mod source;
 
@@ -14,12 +15,14 @@ use std::thread::JoinHandle;
 
 use anyhow::{Context, bail};
 
+use crate::cli::config_watch::ConfigWatch;
 use crate::cli::context::Facts;
 use crate::cli::observer::Announcer;
 use crate::cli::once::{engine, engine_options};
 use crate::cli::run::ends::{
     Ear, End, STOP_WITHIN, TELL_WITHIN, Vital, Wake, Waker, drop_until, join_until, wait_until,
 };
+use crate::cli::run::reload::Reloader;
 use crate::cli::run::servers::InForce;
 use crate::cli::run::source::{Stream, Told};
 use crate::cli::start::{self, Prepare};
@@ -42,8 +45,13 @@ pub(super) fn run(flags: &Flags) -> anyhow::Result<()> {
     let (kernel, facts) = start::kernel(&settings, Prepare::Yes)?;
     say_what_is_run(&settings, &facts);
     let (mut ear, waker) = Ear::new().context("cannot wait for signals")?;
-    let daemon = Daemon::start(flags, &settings, kernel, facts, &waker)?;
-    let Wake::End(end) = ear.listen();
+    let mut daemon = Daemon::start(flags, &settings, kernel, facts, &waker)?;
+    let end = loop {
+        match ear.listen() {
+            Wake::End(end) => break end,
+            Wake::Configuration(reload) => daemon.reloader.take(reload, &daemon.servers),
+        }
+    };
     match end {
         End::Signal(signal) => tracing::info!(signal, "stopping; rules stay in place"),
         End::Thread(thread) => tracing::error!(thread, "a thread ended by itself; stopping; rules stay in place"),
@@ -77,6 +85,8 @@ struct Daemon {
     sync: JoinHandle<()>,
     stream: Stream,
     recorder: Recorder,
+    reloader: Reloader,
+    configuration: Option<ConfigWatch>,
 }
 
 impl Daemon {
@@ -92,7 +102,8 @@ impl Daemon {
         let (recorder, outbox) = source::recorder(flags);
         metrics.serve_events_dropped(recorder.dropped_reader())?;
         let on_failure = end_of_servers(&facts.node_name, &recorder, waker);
-        let servers = servers::serve(&InForce::new(settings.clone()), &metrics, &health, on_failure)?;
+        let in_force = InForce::new(settings.clone());
+        let servers = servers::serve(&in_force, &metrics, &health, on_failure)?;
         let (to_sync, inbox) = mpsc::channel();
         to_sync.send(Message::Addresses(addresses(&kernel, &facts)?)).ok().context("no sync thread")?;
         let addresses = watch_addresses(&kernel, to_sync.clone(), waker.vital("addresses"))?;
@@ -100,11 +111,21 @@ impl Daemon {
         // From here on a change that waits for too long counts, also when no sync ever succeeds.
         announcer.begin();
         let node_name = Arc::clone(&facts.node_name);
+        let reloader = Reloader {
+            in_force,
+            kernel: kernel.clone(),
+            facts: facts.clone(),
+            metrics: Arc::clone(&metrics),
+            health: Arc::clone(&health),
+            recorder: recorder.clone(),
+            to_sync: to_sync.clone(),
+        };
+        let configuration = watch_configuration(flags, settings, waker)?;
         let sync = spawn_sync(settings, kernel, facts, inbox, announcer, waker.vital("sync"))?;
         recorder.record(ClusterEvent::starting(&node_name));
         let told = Told { to_sync: to_sync.clone(), metrics, health };
         let stream = Stream::start(flags, settings, &node_name, told, outbox, waker)?;
-        Ok(Daemon { servers, addresses, to_sync, sync, stream, recorder })
+        Ok(Daemon { servers, addresses, to_sync, sync, stream, recorder, reloader, configuration })
     }
 
     /// Waits until events have arrived at the API server, but not for long.
@@ -118,7 +139,7 @@ impl Daemon {
         let _nobody_left = self.to_sync.send(Message::Stop);
         self.stream.stop(deadline);
         join_until(self.sync, deadline);
-        drop_until((self.addresses, self.servers), deadline);
+        drop_until((self.addresses, self.servers, self.configuration), deadline);
     }
 }
 
@@ -129,6 +150,17 @@ fn end_of_servers(node: &Arc<str>, recorder: &Recorder, waker: &Waker) -> impl F
         recorder.record(servers::failure(server, &node, why));
         waker.wake(Wake::End(End::Server(server)));
     }
+}
+
+/// Wakes the main thread when the file of `--config` has changed; without one there is nothing to watch.
+fn watch_configuration(flags: &Flags, settings: &Settings, waker: &Waker) -> anyhow::Result<Option<ConfigWatch>> {
+    if flags.config.is_none() {
+        return Ok(None);
+    }
+    let waker = waker.clone();
+    let changed = move |reload| waker.wake(Wake::Configuration(reload));
+    let watch = ConfigWatch::start(flags.clone(), settings.clone(), changed);
+    watch.context("cannot watch the configuration file").map(Some)
 }
 
 fn announcer(

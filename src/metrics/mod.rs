@@ -5,6 +5,7 @@
 //! rate over the first increment is right.
 
 mod build;
+mod configuration;
 mod external;
 mod own;
 mod process;
@@ -22,6 +23,7 @@ use crate::net::{IpFamily, PerFamily};
 use crate::sync::{Pending, SyncReport};
 
 pub use build::Feature;
+pub use configuration::Reloaded;
 pub use external::PacketCounts;
 
 /// A metric that could not be registered: a name or label that Prometheus does not take. A bug, found by any test.
@@ -37,6 +39,7 @@ pub struct Metrics {
     own: own::OwnMetrics,
     rest_client: rest_client::RestClientMetrics,
     build: build::BuildMetrics,
+    configuration: configuration::ConfigurationMetrics,
 }
 
 impl Metrics {
@@ -49,7 +52,8 @@ impl Metrics {
         let rest_client = rest_client::RestClientMetrics::register(&registry)?;
         registry.register(Box::new(process::ProcessCollector::new()?))?;
         let build = build::BuildMetrics::register(&registry)?;
-        Ok(Metrics { registry, families, proxy, own, rest_client, build })
+        let configuration = configuration::ConfigurationMetrics::register(&registry)?;
+        Ok(Metrics { registry, families, proxy, own, rest_client, build, configuration })
     }
 
     /// Serves the packet counters of the kernel's nfacct objects, read by `read` at each scrape. Without this call the
@@ -136,6 +140,11 @@ impl Metrics {
         let name = "portolan_events_dropped_total";
         let help = "Events that were never posted: too many waited, or the API server did not take them.";
         Ok(self.registry.register(Box::new(external::CallbackCounter::new(name, help, read)?))?)
+    }
+
+    /// The configuration file changed at `now` (wall clock), and this became of it.
+    pub fn reloaded(&self, result: Reloaded, now: SystemTime) {
+        self.configuration.reloaded(result, now);
     }
 
     /// A feature gate that is generally available is on or off.

@@ -199,7 +199,7 @@ mod looks {
         let path = directory.path().join("config.conf").display().to_string();
         let flags = Flags { config: Some(path.clone()), ..Flags::default() };
         let in_force = Settings::resolve(&flags, Some(&ConfigFile::parse(&text(1)).unwrap())).unwrap();
-        Watched { path, flags, in_force, seen: None, missing: None }
+        Watched { path, flags, in_force, seen: None, missing: None, refused: false }
     }
 
     #[test]
@@ -231,6 +231,8 @@ mod looks {
         assert!(matches!(file.look(now), Look::Report(Reload::Refused(_))));
         assert_eq!(file.look(now), Look::Nothing);
         fs::write(&file.path, text(1)).unwrap();
+        assert!(matches!(file.look(now), Look::Report(Reload::Changed(_))), "the refusal is over");
+        fs::write(&file.path, format!("{}\n", text(1))).unwrap();
         assert_eq!(file.look(now), Look::Nothing, "these settings are in force");
         fs::write(&file.path, text(77)).unwrap();
         assert!(matches!(file.look(now), Look::Report(Reload::Refused(_))), "somebody wrote it anew");

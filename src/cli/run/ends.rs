@@ -7,6 +7,7 @@ use tokio::runtime::Runtime;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 
+use crate::cli::config_watch::Reload;
 use crate::health::Server;
 use crate::sync::clock::{Clock, SystemClock};
 
@@ -28,10 +29,12 @@ pub(super) enum End {
 }
 
 /// What the main thread waits for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub(super) enum Wake {
     /// The daemon ends.
     End(End),
+    /// The file of `--config` has changed.
+    Configuration(Reload),
 }
 
 /// Held by a thread without which the daemon would be a zombie that says that it is healthy.

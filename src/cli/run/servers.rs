@@ -37,9 +37,20 @@ impl InForce {
         InForce(Arc::new(Mutex::new(Arc::new(settings))))
     }
 
+    /// From now on these are in force.
+    pub(super) fn set(&self, settings: Settings) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Arc::new(settings);
+    }
+
     pub(super) fn get(&self) -> Arc<Settings> {
         Arc::clone(&self.0.lock().unwrap_or_else(PoisonError::into_inner))
     }
+}
+
+/// Shows the feature gates that mean something here as metrics.
+pub(super) fn show_gates(settings: &Settings, metrics: &Metrics) {
+    let external_ips = if settings.allow_external_ips { Feature::On } else { Feature::Off };
+    metrics.feature("AllowServiceExternalIPs", external_ips);
 }
 
 /// Where these settings say to listen.
@@ -58,8 +69,7 @@ pub(super) fn serve(
     health: &Arc<HealthState>,
     on_failure: impl Fn(Server, String) + Send + Sync + 'static,
 ) -> anyhow::Result<Servers> {
-    let external_ips = if in_force.get().allow_external_ips { Feature::On } else { Feature::Off };
-    metrics.feature("AllowServiceExternalIPs", external_ips);
+    show_gates(&in_force.get(), metrics);
     let (render, replies) = (Arc::clone(metrics), Arc::clone(metrics));
     let (mode, configz, debugging, hard) = (in_force.clone(), in_force.clone(), in_force.clone(), in_force.clone());
     let flags = flags_given(std::env::args_os());

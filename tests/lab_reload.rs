@@ -1,0 +1,43 @@
+//! The mode changes in the configuration file while the daemon runs, on a kernel with IPVS.
+
+#[path = "support/config_mount.rs"]
+mod config_mount;
+mod linux_support;
+
+use config_mount::{Daemon, METRICS, Mount, configuration, get, wait_for};
+use linux_support::{in_namespace, shell};
+
+/// Virtual servers in the namespace of this thread, which is not that of the process.
+fn virtual_servers() -> usize {
+    let table = std::fs::read_to_string("/proc/thread-self/net/ip_vs").unwrap_or_default();
+    table.lines().filter(|line| line.starts_with("TCP") || line.starts_with("UDP")).count()
+}
+
+/// Chains of Services in iptables mode.
+fn service_chains() -> usize {
+    shell("iptables-legacy-save -t nat; echo").lines().filter(|line| line.starts_with(":KUBE-SVC-")).count()
+}
+
+#[test]
+fn the_mode_is_switched_in_place_and_back_and_nothing_of_the_other_stays() {
+    if !std::path::Path::new("/proc/net/ip_vs").exists() {
+        assert!(std::env::var_os("PORTOLAN_LAB").is_none(), "the lab's kernel has no ip_vs");
+        println!("not run: this kernel has no ip_vs");
+        return;
+    }
+    in_namespace(|| {
+        let mut mount = Mount::new(&configuration(""));
+        let _daemon = Daemon::start(&mount, "legacy");
+        wait_for("chains of Services", || service_chains() > 0);
+        let chains = service_chains();
+        assert_eq!(virtual_servers(), 0);
+        for _ in 0..2 {
+            mount.update(&configuration("mode: ipvs"));
+            wait_for("virtual servers in place of chains", || virtual_servers() > 0 && service_chains() == 0);
+            assert!(get(METRICS, "/proxyMode").ends_with("ipvs"));
+            mount.update(&configuration("mode: iptables"));
+            wait_for("chains in place of virtual servers", || virtual_servers() == 0 && service_chains() == chains);
+            assert!(get(METRICS, "/proxyMode").ends_with("iptables"));
+        }
+    });
+}
