@@ -4,7 +4,7 @@
 mod config_mount;
 mod linux_support;
 
-use config_mount::{Daemon, METRICS, Mount, configuration, get, metric_is, wait_for};
+use config_mount::{Daemon, METRICS, Mount, configuration, get, metric_is, put, wait_for};
 use linux_support::{in_namespace, shell};
 
 /// Whether traffic to cluster IPs is masqueraded, whatever its source.
@@ -29,6 +29,8 @@ fn a_swapped_configuration_takes_effect_and_a_wrong_one_is_refused() {
             get("127.0.0.2:10249", "/configz").contains("\"masqueradeAll\":true")
         });
 
+        assert!(put("127.0.0.2:10249", "/debug/flags/v", "4").starts_with("HTTP/1.1 404"), "profiling is off");
+
         mount.update(&configuration("iptables: {masqueradeBit: 99}"));
         let valid = |value: &str| {
             let page = get("127.0.0.2:10249", "/metrics");
@@ -39,6 +41,8 @@ fn a_swapped_configuration_takes_effect_and_a_wrong_one_is_refused() {
 
         mount.update(&configuration("iptables: {masqueradeAll: true}\nmetricsBindAddress: 127.0.0.2:10249"));
         wait_for("what is in force is right again", || valid("1"));
+        mount.update(&configuration("enableProfiling: true"));
+        wait_for("the page of the log's verbosity", || put(METRICS, "/debug/flags/v", "4").starts_with("HTTP/1.1 200"));
         mount.update(&configuration(""));
         wait_for("the first one is in force again", || metric_is("portolan_config_valid 1") && !masquerades_all());
     });

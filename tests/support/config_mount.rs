@@ -72,15 +72,25 @@ pub(crate) fn configuration(more: &str) -> String {
     )
 }
 
+/// The answer to a GET; empty: there is none.
 pub(crate) fn get(address: &str, path: &str) -> String {
+    request(address, &format!("GET {path} HTTP/1.1"), "")
+}
+
+fn request(address: &str, head: &str, body: &str) -> String {
     let ask = || -> std::io::Result<String> {
         let mut stream = TcpStream::connect(address)?;
-        write!(stream, "GET {path} HTTP/1.1\r\nHost: node\r\nConnection: close\r\n\r\n")?;
+        write!(stream, "{head}\r\nHost: node\r\nConnection: close\r\n\r\n{body}")?;
         let mut answer = String::new();
         stream.read_to_string(&mut answer)?;
         Ok(answer)
     };
     ask().unwrap_or_default()
+}
+
+/// The answer to a PUT.
+pub(crate) fn put(address: &str, path: &str, body: &str) -> String {
+    request(address, &format!("PUT {path} HTTP/1.1\r\nContent-Length: {}", body.len()), body)
 }
 
 pub(crate) const METRICS: &str = "127.0.0.1:10249";

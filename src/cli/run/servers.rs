@@ -8,7 +8,8 @@ use anyhow::Context;
 use clap::CommandFactory;
 
 use crate::cli::context::Facts;
-use crate::config::{self, Flags, Settings, normalize_flag_names};
+use crate::cli::logging::LogHandle;
+use crate::config::{self, Flags, LoggingOptions, Settings, normalize_flag_names};
 use crate::health::{Debugging, HealthState, Listen, Pages, Probe, Server, Servers};
 use crate::iptables::base::{INVALID_COUNTER, LOCALHOST_COUNTER};
 use crate::linux::{LinuxKernel, command};
@@ -72,6 +73,7 @@ pub(super) fn serve(
     show_gates(&in_force.get(), metrics);
     let (render, replies) = (Arc::clone(metrics), Arc::clone(metrics));
     let (mode, configz, debugging, hard) = (in_force.clone(), in_force.clone(), in_force.clone(), in_force.clone());
+    let log = in_force.clone();
     let flags = flags_given(std::env::args_os());
     let pages = Pages {
         health: Arc::clone(health),
@@ -82,7 +84,7 @@ pub(super) fn serve(
         }),
         flags: Box::new(move || flags.clone()),
         debugging: Box::new(move || if debugging.get().profiling { Debugging::On } else { Debugging::Off }),
-        set_verbosity: None,
+        set_verbosity: Some(Box::new(move |verbosity| set_verbosity(&log.get(), verbosity))),
         on_reply: Box::new(move |probe, code| match probe {
             Probe::Healthz => replies.healthz_answered(code),
             Probe::Livez => replies.livez_answered(code),
@@ -94,6 +96,13 @@ pub(super) fn serve(
         }),
     };
     Servers::start(listen(&in_force.get()), pages).context("cannot start the health servers")
+}
+
+/// Until the configuration changes, so much is logged, in the form that it was.
+fn set_verbosity(in_force: &Settings, verbosity: u32) -> Result<(), String> {
+    let log = LogHandle::current().ok_or("the log cannot be changed")?;
+    log.apply(&LoggingOptions { verbosity, ..in_force.logging.clone() });
+    Ok(())
 }
 
 /// The event of a server that failed where that is the end.
