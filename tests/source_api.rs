@@ -502,6 +502,25 @@ fn a_server_that_ends_each_watch_at_once_is_not_asked_without_pause() {
 }
 
 #[test]
+fn interruptions_far_from_each_other_do_not_lengthen_the_wait() {
+    let server = server();
+    let (min_backoff, max_backoff) = (Duration::from_millis(20), Duration::from_secs(20));
+    let mut source = Source::with(&server, WatchOptions { min_backoff, max_backoff, ..options() });
+    source.until("synced", |source| source.cluster.synced());
+    // Without that, the last wait would be 10 s at least.
+    for round in 1..=11 {
+        source.until("watched", |_| server.open_watches(Resource::Services) == 1);
+        source.settle();
+        let before = server.requests().len();
+        server.drop_watches(Resource::Services);
+        let dropped = Instant::now();
+        source.until("asked again", |_| server.requests().len() > before);
+        assert!(dropped.elapsed() < Duration::from_secs(5), "interruption {round}: {:?}", dropped.elapsed());
+    }
+    assert_eq!(source.complete, (1, 1));
+}
+
+#[test]
 fn a_source_that_nobody_listens_to_ends() {
     let server = server();
     let (sender, events) = channel();

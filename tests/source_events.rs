@@ -84,6 +84,17 @@ async fn an_event_that_is_refused_is_counted_and_does_not_hold_up_others() {
     assert_eq!(recorder.dropped(), 1);
 }
 
+#[tokio::test]
+async fn an_event_is_sent_once_more_after_the_credentials_were_refused() {
+    let (recorder, seen) = start(&[401, 201, 401]).await;
+    recorder.record(ClusterEvent::starting("n1"));
+    until("it is accepted", || seen.lock().unwrap().len() == 2 && recorder.waiting() == 0).await;
+    assert_eq!(recorder.dropped(), 0);
+    recorder.record(ClusterEvent::invalid_configuration("n1", "no".to_owned()));
+    until("it is given up", || recorder.waiting() == 0).await;
+    assert_eq!((recorder.dropped(), seen.lock().unwrap().len()), (1, 4), "refused twice, and not tried for ever");
+}
+
 #[test]
 fn a_full_queue_drops_and_counts() {
     let (recorder, outbox) = recorder("host");

@@ -14,6 +14,8 @@ pub(super) struct Backoff {
 
 /// After this many times the longest delay without a failure, delays begin small again.
 const CALM: u32 = 4;
+/// What worked for less than this many times the shortest delay did not work.
+const LIVED: u32 = 5;
 
 impl Backoff {
     /// Delays from `min` to `max`.
@@ -27,12 +29,23 @@ impl Backoff {
             self.failures = 0;
         }
         self.last_failure = Some(now);
-        let whole = self.min.saturating_mul(1 << self.failures.min(20)).min(self.max);
+        let whole = self.whole();
         self.failures = self.failures.saturating_add(1);
         whole.mul_f64(0.5 + random_fraction() / 2.0)
     }
-}
 
+    /// Something worked for so long. If that is longer than the next delay would be, delays begin small again: whoever
+    /// waited less than it worked asks no server too often, and the next failure is the first of another trouble.
+    pub(super) fn worked_for(&mut self, time: Duration) {
+        if time >= self.whole().max(self.min * LIVED) {
+            self.failures = 0;
+        }
+    }
+
+    fn whole(&self) -> Duration {
+        self.min.saturating_mul(1 << self.failures.min(20)).min(self.max)
+    }
+}
 /// For how long the server asks us to stay away, after this error; at most a minute, since a bad answer must not
 /// silence us for good.
 pub(super) fn asked_to_wait(error: &kube::Error) -> Duration {
@@ -63,5 +76,23 @@ mod tests {
         }
         assert!(backoff.after_failure(start + Duration::from_secs(3)) > min);
         assert!(backoff.after_failure(start + Duration::from_secs(8)) <= min);
+    }
+
+    #[test]
+    fn delays_begin_small_after_something_worked_for_longer_than_the_next_delay() {
+        let (min, max) = (Duration::from_secs(1), Duration::from_secs(30));
+        let after = |failures: usize, worked: u64| {
+            let mut backoff = Backoff::new(min, max);
+            for _ in 0..failures {
+                backoff.after_failure(Instant::now());
+            }
+            backoff.worked_for(Duration::from_secs(worked));
+            backoff.after_failure(Instant::now()) <= min
+        };
+        assert!(after(4, 16), "the next delay would be 16 s");
+        assert!(!after(4, 15));
+        assert!(after(20, 30), "no delay is longer than the longest");
+        assert!(!after(1, 4), "what breaks every few seconds does not work");
+        assert!(after(1, 5));
     }
 }

@@ -197,10 +197,16 @@ impl Outbox {
 
     async fn post(&mut self, client: &Client, post: &Post) {
         let mut backoff = Backoff::new(Duration::from_secs(1), Duration::from_secs(30));
+        let mut unauthorized = 0;
         for _ in 0..ATTEMPTS {
             let mut wait = Duration::ZERO;
             let error = match timeout(ANSWER_WITHIN, send(client, post)).await {
                 Ok(Ok(())) => return,
+                // The client has read its credentials again; what they were before says nothing about the event.
+                Ok(Err(kube::Error::Api(status))) if status.code == 401 && unauthorized == 0 => {
+                    unauthorized += 1;
+                    "401, for the first time".to_owned()
+                }
                 // What the server will refuse for ever is not sent again.
                 Ok(Err(kube::Error::Api(status))) if (400..500).contains(&status.code) && status.code != 429 => {
                     tracing::warn!(code = status.code, message = status.message, "an event was refused");

@@ -61,6 +61,8 @@ pub(super) struct Watch<'a, K: Kind> {
     interner: &'a Mutex<Interner>,
     options: &'a WatchOptions,
     backoff: Backoff,
+    /// Since when there is a watch from a position, and the server answers it; `None`: there is none.
+    watching: Option<Instant>,
     position: Option<String>,
     /// Whether to try streamed lists.
     streaming: bool,
@@ -105,6 +107,7 @@ impl<'a, K: Kind> Watch<'a, K> {
             interner,
             options,
             backoff: Backoff::new(options.min_backoff, options.max_backoff),
+            watching: None,
             position: None,
             streaming: true,
             noted: HashSet::new(),
@@ -123,6 +126,7 @@ impl<'a, K: Kind> Watch<'a, K> {
                 _ => self.watch().await,
             };
             self.listing = None;
+            let watched = self.watching.take().map_or(Duration::ZERO, |since| since.elapsed());
             match end {
                 Ok(()) => {}
                 Err(End::Closed) => return,
@@ -135,10 +139,12 @@ impl<'a, K: Kind> Watch<'a, K> {
                     self.streaming = false;
                 }
                 Err(End::Retry(reason, after)) => {
+                    self.backoff.worked_for(watched);
                     if self.failed(reason, after).await.is_err() {
                         return;
                     }
                 }
+                // However long it worked: a list costs the server far more than a watch, and must not be had every minute.
                 Err(End::Relist(reason)) => {
                     self.position = None;
                     if self.failed(reason, None).await.is_err() {
@@ -212,6 +218,7 @@ impl<'a, K: Kind> Watch<'a, K> {
             Ok(Err(error)) => return Err(self.not_started(error)),
             Err(_) => return Err(End::Retry("no answer to a watch request".to_owned(), None)),
         };
+        self.watching = self.position.is_some().then(Instant::now);
         let mut line = Vec::new();
         loop {
             self.next_line(&mut stream, &mut line).await?;
@@ -315,6 +322,7 @@ impl<'a, K: Kind> Watch<'a, K> {
             self.clear_notes(object)?;
         }
         self.position = Some(version);
+        self.watching = Some(Instant::now());
         Ok(())
     }
 
