@@ -10,7 +10,7 @@ use crate::config::{DetectLocal, NodePortSetting, ProxyMode, Settings, StreamOpt
 
 /// The v1alpha1 object that means these settings, defaults filled in: what `/configz` shows under the key
 /// `kubeproxy.config.k8s.io`. As with kube-proxy only the mode in force shows its periods, those of the other modes are
-/// `0s`, and `primary` in `nodePortAddresses` is not spelled out. Settings of portolan's own are not in it, nor is the
+/// `0s`, and `primary` in `nodePortAddresses` is not spelled out. Settings of portolan's own are in [`crate::config::effective_own`]. Not shown is the
 /// API server's URL of `--master`, which has no field. Sections of other systems and modes that [`Settings`] does not
 /// keep show their defaults.
 pub fn effective(settings: &Settings) -> Value {

@@ -1,16 +1,21 @@
-//! The file of `--config`: a `KubeProxyConfiguration` in YAML or JSON.
+//! The file of `--config`: a `KubeProxyConfiguration` in YAML or JSON, and, if somebody wants it, a
+//! `PortolanConfiguration` as another document of the same file.
 //!
-//! The file is read into a tree and fields are taken out of it by name, so that what is left over is what we do not
+//! A document is read into a tree and fields are taken out of it by name, so that what is left over is what we do not
 //! know. That is a warning, not an error, as in kube-proxy: a field may be younger than this program.
 
+mod documents;
 mod groups;
+mod own;
 
 use std::collections::BTreeMap;
 
 use serde_json::{Map, Value};
 
 use crate::config::duration::{GoDuration, parse_duration};
+use crate::config::file::documents::{Document, Kind};
 use crate::config::ipvs::RawIpvs;
+use crate::config::own::RawOwn;
 use crate::config::{ConfigError, RawConfig};
 
 const API_VERSION: &str = "kubeproxy.config.k8s.io/v1alpha1";
@@ -23,6 +28,7 @@ const UNUSED: [&str; 4] = ["nftables", "portRange", "windowsRunAsService", "wink
 #[derive(Clone, Debug, PartialEq)]
 pub struct ConfigFile {
     pub(super) raw: RawConfig,
+    pub(super) own: RawOwn,
     /// What is in the file without having an effect, for the log: unknown fields, repeated ones, unused ones.
     pub warnings: Vec<String>,
 }
@@ -35,37 +41,29 @@ impl ConfigFile {
         ConfigFile::parse(&text)
     }
 
-    /// Reads the text of a file. Errors are those that make it unreadable: syntax, another kind of object, values of
-    /// another type. Whether values make sense is checked by [`crate::config::Settings::resolve`].
+    /// Reads the text of a file. Errors are those that make it unreadable: syntax, another kind of object or two of one
+    /// kind, values of another type. Whether values make sense is checked by [`crate::config::Settings::resolve`].
     pub fn parse(text: &str) -> Result<ConfigFile, Vec<ConfigError>> {
         let mut warnings = Vec::new();
-        let tree = parse_tree(text, &mut warnings).map_err(|error| vec![error])?;
-        let mut reader = Reader { text, errors: Vec::new(), warnings };
-        let raw = reader.configuration(tree);
-        if reader.errors.is_empty() { Ok(ConfigFile { raw, warnings: reader.warnings }) } else { Err(reader.errors) }
-    }
-}
-
-/// The file as a tree. A key that stands twice in a mapping is reported, and the later one counts.
-fn parse_tree(text: &str, warnings: &mut Vec<String>) -> Result<Map<String, Value>, ConfigError> {
-    let syntax = |error: &serde_saphyr::Error| {
-        let place = error.location().map_or_else(|| "file".to_owned(), |at| format!("line {}", at.line()));
-        ConfigError::without_value(place, error.to_string().lines().next().unwrap_or("not YAML").to_owned())
-    };
-    let mut options = serde_saphyr::Options::default();
-    options.with_snippet = false;
-    let tree: Value = match serde_saphyr::from_str_with_options(text, options.clone()) {
-        Ok(tree) => tree,
-        Err(strict) => {
-            options.duplicate_keys = serde_saphyr::DuplicateKeyPolicy::LastWins;
-            let tree = serde_saphyr::from_str_with_options(text, options).map_err(|_| syntax(&strict))?;
-            warnings.push(format!("{}; the last one counts", syntax(&strict)));
-            tree
+        let mut errors = Vec::new();
+        let (mut raw, mut own) = (None, None);
+        for Document { text, tree } in documents::read(text, &mut warnings).map_err(|error| vec![error])? {
+            let mut reader = Reader { text: &text, errors: Vec::new(), warnings: Vec::new() };
+            let again = match documents::kind(&tree) {
+                Kind::Own => own.replace(reader.own(tree)).map(|_| crate::config::own::KIND),
+                Kind::Proxy => raw.replace(reader.configuration(tree)).map(|_| KIND),
+            };
+            if let Some(kind) = again {
+                errors.push(ConfigError::without_value("file", format!("has more than one {kind}")));
+            }
+            errors.append(&mut reader.errors);
+            warnings.append(&mut reader.warnings);
         }
-    };
-    match tree {
-        Value::Object(tree) => Ok(tree),
-        _ => Err(ConfigError::without_value("file", format!("is not a {KIND}"))),
+        match raw {
+            _ if !errors.is_empty() => Err(errors),
+            Some(raw) => Ok(ConfigFile { raw, own: own.unwrap_or_default(), warnings }),
+            None => Err(vec![ConfigError::without_value("file", format!("has no {KIND}"))]),
+        }
     }
 }
 

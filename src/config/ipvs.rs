@@ -1,14 +1,13 @@
-//! What can be set for IPVS mode: the section `ipvs` of the file, kube-proxy's flags of the same meaning, and our own.
+//! What can be set for IPVS mode: the section `ipvs` of the file and kube-proxy's flags of the same meaning. Our own
+//! settings of this mode are in `own`.
 
 use std::time::Duration;
 
 use ipnet::IpNet;
 
-use crate::config::ConfigError;
 use crate::config::duration::{GoDuration, parse_duration};
-use crate::config::flags::{OWN, parse_bool};
+use crate::config::flags::parse_bool;
 use crate::kernel::item::Scheduler;
-use crate::net::parse_cidr;
 
 /// Settings of IPVS mode, checked and with defaults in place.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -47,16 +46,6 @@ pub enum VipSetting {
     Routes(Vec<IpNet>),
 }
 
-/// The values of `--ipvs-vips`.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, clap::ValueEnum)]
-pub enum VipForm {
-    /// An address on the dummy link for each Service address, as kube-proxy does it.
-    #[default]
-    Addresses,
-    /// One local route for each of --ipvs-service-cidrs.
-    Routes,
-}
-
 /// The flags of IPVS mode.
 #[derive(Clone, Debug, Default, clap::Args)]
 #[command(next_help_heading = "IPVS mode")]
@@ -85,18 +74,6 @@ pub struct IpvsFlags {
     /// The same for UDP [default: 0s]
     #[arg(long, value_name = "DURATION", value_parser = parse_duration, allow_hyphen_values = true)]
     pub ipvs_udp_timeout: Option<GoDuration>,
-    /// Time that TCP connections of an endpoint may go on after it is gone from all EndpointSlices; 0 ends them at once [default: 1m]
-    #[arg(long, value_name = "DURATION", value_parser = parse_duration, allow_hyphen_values = true, help_heading = OWN)]
-    pub ipvs_drain_timeout: Option<GoDuration>,
-    /// How Service addresses become local in IPVS mode
-    #[arg(long, value_name = "FORM", value_enum, default_value_t, help_heading = OWN)]
-    pub ipvs_vips: VipForm,
-    /// Networks from which cluster IPs are taken, for --ipvs-vips=routes
-    #[arg(long, value_name = "CIDRS", value_delimiter = ',', help_heading = OWN)]
-    pub ipvs_service_cidrs: Option<Vec<String>>,
-    /// Let the kernel compute rates of virtual and real servers or not; without this its setting stays
-    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true", value_parser = parse_bool, help_heading = OWN)]
-    pub ipvs_run_estimation: Option<bool>,
 }
 
 /// The section as it was written, by either way. `None` means "not set".
@@ -139,49 +116,6 @@ impl IpvsFlags {
             tcp_fin_timeout: self.ipvs_tcpfin_timeout,
             udp_timeout: self.ipvs_udp_timeout,
         }
-    }
-
-    /// Puts our own flags, which count with a file too, in place.
-    pub(super) fn apply_own(&self, options: &mut IpvsOptions, errors: &mut Vec<ConfigError>) {
-        if let Some(timeout) = self.ipvs_drain_timeout {
-            match timeout.to_std() {
-                Some(timeout) => options.drain_timeout = timeout,
-                None => errors.push(ConfigError::invalid(
-                    "--ipvs-drain-timeout",
-                    timeout,
-                    "must be greater than or equal to 0",
-                )),
-            }
-        }
-        options.run_estimation = self.ipvs_run_estimation;
-        self.apply_vips(options, errors);
-    }
-
-    fn apply_vips(&self, options: &mut IpvsOptions, errors: &mut Vec<ConfigError>) {
-        let path = "--ipvs-service-cidrs";
-        let texts = list(self.ipvs_service_cidrs.as_deref());
-        if self.ipvs_vips == VipForm::Addresses {
-            if !texts.is_empty() {
-                errors.push(ConfigError::invalid(path, texts.join(","), "has an effect only with --ipvs-vips=routes"));
-            }
-            return;
-        }
-        if texts.is_empty() {
-            errors.push(ConfigError::without_value(path, "must not be empty with --ipvs-vips=routes"));
-        }
-        let mut cidrs = Vec::new();
-        for text in &texts {
-            match parse_cidr(text) {
-                // Every packet would be for this node.
-                Some(cidr) if cidr.prefix_len() == 0 => {
-                    errors.push(ConfigError::invalid(path, text, "must not be all addresses"));
-                }
-                Some(cidr) if cidrs.contains(&cidr) => {}
-                Some(cidr) => cidrs.push(cidr),
-                None => errors.push(ConfigError::invalid(path, text, "must be a valid CIDR")),
-            }
-        }
-        options.vips = VipSetting::Routes(cidrs);
     }
 }
 

@@ -14,6 +14,7 @@ mod ipvs;
 mod logging;
 pub mod node;
 mod options;
+mod own;
 mod validate;
 
 use std::collections::BTreeMap;
@@ -32,8 +33,9 @@ pub use file::ConfigFile;
 pub use flags::{
     ClientFlags, ConntrackFlags, Flags, LogFormat, LoggingFlags, ProcessFlags, Vmodule, normalize_flag_names,
 };
-pub use ipvs::{IpvsFlags, IpvsOptions, VipForm, VipSetting};
+pub use ipvs::{IpvsFlags, IpvsOptions, VipSetting};
 pub use options::{ClientOptions, ConntrackOptions, LoggingOptions, StreamOptions};
+pub use own::{OwnFlags, effective_own, own_needing_restart};
 
 /// The one feature gate that matters here. Others are those of the whole cluster and none of our business.
 const EXTERNAL_IPS_GATE: &str = "AllowServiceExternalIPs";
@@ -132,7 +134,7 @@ pub enum NodePortSetting {
 }
 
 /// Which iptables programs are used: a node may have both, and they do not see each other's rules.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, clap::ValueEnum)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub enum IptablesVariant {
     /// The one that other programs on the node use, as far as that can be told.
     #[default]
@@ -211,8 +213,8 @@ pub(crate) struct RawConfig {
 
 impl Settings {
     /// The settings of one start: of the file, if there is one, else of the flags. With a file only `--hostname-override`,
-    /// `--master` and those of the log still count of kube-proxy's flags, and those that are our own; [`Flags::ignored_with_file`] tells
-    /// which were given in vain. All errors are reported, not only the first.
+    /// `--master` and those of the log still count of kube-proxy's flags; [`Flags::ignored_with_file`] tells which were
+    /// given in vain. Of our own settings each that is given by flag beats that of the file. All errors are reported, not only the first.
     pub fn resolve(flags: &Flags, file: Option<&ConfigFile>) -> Result<Settings, Vec<ConfigError>> {
         let mut raw = file.map_or_else(|| flags.to_raw(), |file| file.raw.clone());
         // Given but empty, it counts as not given; blank, it is an error.
@@ -222,17 +224,7 @@ impl Settings {
         flags.logging.apply(&mut raw.logging);
         let (mut settings, mut errors) = validate::validate(&raw);
         settings.master = flags.master.clone().filter(|master| !master.is_empty());
-        settings.iptables_variant = flags.iptables_variant;
-        if let Some(period) = flags.full_sync_period {
-            match period.to_std().filter(|period| !period.is_zero()) {
-                Some(period) => settings.full_sync_period = period,
-                None => errors.push(ConfigError::invalid("--full-sync-period", period, "must be greater than 0")),
-            }
-        }
-        if let Some(families) = &flags.ip_families {
-            settings.families = PerFamily::from_fn(|family| families.contains(&family));
-        }
-        flags.ipvs.apply_own(&mut settings.ipvs, &mut errors);
+        own::apply(&flags.own, file.map_or(&own::RawOwn::default(), |file| &file.own), &mut settings, &mut errors);
         if errors.is_empty() { Ok(settings) } else { Err(errors) }
     }
 

@@ -372,7 +372,7 @@ fn a_file_of_another_kind_or_with_values_of_another_type_is_refused() {
         ("apiVersion: kubeproxy.config.k8s.io/v1alpha1\nkind: KubeletConfiguration\n", "kind: Invalid value"),
         ("- a\n", "is not a KubeProxyConfiguration"),
         ("a: [\n", "line "),
-        ("", "is not a KubeProxyConfiguration"),
+        ("", "has no KubeProxyConfiguration"),
     ] {
         let errors = ConfigFile::parse(text).unwrap_err();
         assert!(errors.iter().any(|error| error.to_string().contains(expected)), "{text}: {errors:?}");

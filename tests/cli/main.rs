@@ -100,7 +100,7 @@ fn help_and_version_are_printed_on_standard_output() {
     let commands = ["render", "sync", "cleanup"];
     let flags = ["--manifests", "--proxy-mode", "--cluster-cidr", "--iptables-variant", "--ipvs-scheduler"];
     let own_of_ipvs_mode =
-        ["--ipvs-drain-timeout", "--ipvs-vips", "--ipvs-service-cidrs", "--ipvs-run-estimation", "[default: 1m]"];
+        ["--ipvs-drain-timeout", "--ipvs-vips", "--ipvs-service-cidrs", "--ipvs-run-estimation", "[default: 1m0s]"];
     for word in commands.iter().chain(&flags).chain(&own_of_ipvs_mode) {
         assert!(text(&help.stdout).contains(word), "{word} is not in the help");
     }
@@ -112,7 +112,8 @@ fn help_and_version_are_printed_on_standard_output() {
 /// A file with some settings that are not the default.
 const FILE: &str = "apiVersion: kubeproxy.config.k8s.io/v1alpha1\nkind: KubeProxyConfiguration\nmode: ipvs\n\
                     clusterCIDR: 10.1.0.0/16\nhostnameOverride: node-1\nipvs: {scheduler: wrr, strictARP: true}\n\
-                    nodePortAddresses: [\"192.0.2.0/24\"]\nfeatureGates: {AllowServiceExternalIPs: false}\n";
+                    nodePortAddresses: [\"192.0.2.0/24\"]\nfeatureGates: {AllowServiceExternalIPs: false}\n\
+                    ---\napiVersion: portolan/v1alpha1\nkind: PortolanConfiguration\nfullSyncPeriod: 7m\n";
 
 #[test]
 fn a_written_configuration_means_the_same_when_it_is_read() {
@@ -125,7 +126,9 @@ fn a_written_configuration_means_the_same_when_it_is_read() {
         std::fs::read_to_string(path(to)).unwrap()
     };
     let first = write("given", "first");
-    for line in ["mode: ipvs", "scheduler: wrr", "clusterCIDR: 10.1.0.0/16", "oomScoreAdj: -999"] {
+    for line in
+        ["mode: ipvs", "scheduler: wrr", "clusterCIDR: 10.1.0.0/16", "oomScoreAdj: -999", "fullSyncPeriod: 7m0s"]
+    {
         assert!(first.contains(line), "{line} is not in\n{first}");
     }
     assert_eq!(write("first", "second"), first);

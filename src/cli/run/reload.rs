@@ -9,7 +9,7 @@ use crate::cli::logging::LogHandle;
 use crate::cli::once::{backend, context_of, engine_options};
 use crate::cli::run::servers::{self, InForce};
 use crate::cli::start::{self, Prepare};
-use crate::config::{IptablesVariant, ProxyMode, Settings};
+use crate::config::{IptablesVariant, ProxyMode, Settings, own_needing_restart};
 use crate::health::{HealthState, Servers};
 use crate::linux::{LinuxKernel, Variant};
 use crate::metrics::{Metrics, Reloaded};
@@ -100,7 +100,8 @@ fn needs_restart(old: &Settings, new: &Settings) -> Vec<&'static str> {
         ("hostnameOverride", old.hostname_override != new.hostname_override),
         ("clientConnection", old.client != new.client || old.kubeconfig != new.kubeconfig),
     ];
-    differ.into_iter().filter(|(_, differs)| *differs).map(|(what, _)| what).collect()
+    let proxy = differ.into_iter().filter(|(_, differs)| *differs).map(|(what, _)| what);
+    proxy.chain(own_needing_restart(old, new)).collect()
 }
 
 #[cfg(test)]
@@ -108,11 +109,16 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_the_name_and_the_connection_need_a_restart() {
+    fn only_the_name_the_connection_and_some_of_our_own_need_a_restart() {
         let old = Settings::default();
         let new = Settings { mode: ProxyMode::Ipvs, masquerade_all: true, ..Settings::default() };
         assert!(needs_restart(&old, &new).is_empty());
-        let new = Settings { hostname_override: Some("other".into()), kubeconfig: Some("/k".into()), ..new };
-        assert_eq!(needs_restart(&old, &new), ["hostnameOverride", "clientConnection"]);
+        let new = Settings {
+            hostname_override: Some("other".into()),
+            kubeconfig: Some("/k".into()),
+            iptables_variant: IptablesVariant::Nft,
+            ..new
+        };
+        assert_eq!(needs_restart(&old, &new), ["hostnameOverride", "clientConnection", "iptables.variant"]);
     }
 }

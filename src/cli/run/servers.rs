@@ -80,7 +80,9 @@ pub(super) fn serve(
         metrics: Box::new(move || render.render()),
         proxy_mode: Box::new(move || mode.get().mode.to_string()),
         configz: Box::new(move || {
-            serde_json::json!({ "kubeproxy.config.k8s.io": config::effective(&configz.get()) }).to_string()
+            let settings = configz.get();
+            let (proxy, own) = (config::effective(&settings), config::effective_own(&settings));
+            serde_json::json!({ "kubeproxy.config.k8s.io": proxy, "portolan": own }).to_string()
         }),
         flags: Box::new(move || flags.clone()),
         debugging: Box::new(move || if debugging.get().profiling { Debugging::On } else { Debugging::Off }),

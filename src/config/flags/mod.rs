@@ -11,8 +11,7 @@ use crate::config::duration::{GoDuration, parse_duration};
 use crate::config::flags::process::DeprecatedPorts;
 use crate::config::ipvs::{IpvsFlags, list};
 use crate::config::logging::RawLogging;
-use crate::config::{IptablesVariant, RawConfig};
-use crate::net::IpFamily;
+use crate::config::{OwnFlags, RawConfig};
 
 pub use client::ClientFlags;
 pub use conntrack::ConntrackFlags;
@@ -92,15 +91,9 @@ pub struct Flags {
     /// Feature gates; only AllowServiceExternalIPs has an effect
     #[arg(long, value_name = "NAME=BOOL,...", value_delimiter = ',', value_parser = parse_gate)]
     pub feature_gates: Option<Vec<(String, bool)>>,
-    /// Which iptables programs to use
-    #[arg(long, value_name = "VARIANT", value_enum, default_value_t, help_heading = OWN)]
-    pub iptables_variant: IptablesVariant,
-    /// Time between two comparisons of the whole kernel state with what should be there [default: 15m]
-    #[arg(long, value_name = "DURATION", value_parser = parse_duration, allow_hyphen_values = true, help_heading = OWN)]
-    pub full_sync_period: Option<GoDuration>,
-    /// Families to program if the node can do them: ipv4, ipv6 or both [default: both]
-    #[arg(long, value_name = "FAMILIES", value_delimiter = ',', value_parser = parse_family, help_heading = OWN)]
-    pub ip_families: Option<Vec<IpFamily>>,
+    /// Our own, which the file has in a document of its own.
+    #[command(flatten)]
+    pub own: OwnFlags,
     /// Those of the connection to the API server.
     #[command(flatten)]
     pub client: ClientFlags,
@@ -229,12 +222,4 @@ pub(super) fn parse_bool(text: &str) -> Result<bool, String> {
 fn parse_gate(text: &str) -> Result<(String, bool), String> {
     let (name, value) = text.split_once('=').ok_or_else(|| format!("{text:?} has no value: write NAME=true"))?;
     Ok((name.trim().to_owned(), parse_bool(value.trim())?))
-}
-
-fn parse_family(text: &str) -> Result<IpFamily, String> {
-    match text.to_ascii_lowercase().as_str() {
-        "ipv4" => Ok(IpFamily::V4),
-        "ipv6" => Ok(IpFamily::V6),
-        _ => Err(format!("{text:?} is neither ipv4 nor ipv6")),
-    }
 }
