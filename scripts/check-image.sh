@@ -46,22 +46,28 @@ serves() {
 
 # What a container runtime mounts, and below it the volumes of the DaemonSet.
 mounts() {
-    local setup
     mount --bind "$image" "$root"
     mount --options remount,bind,ro "$root"
     mount -t proc -o nosuid,nodev,noexec proc "$root/proc"
-    # The init container, which has privileges: the one literal block among the DaemonSet's commands.
-    setup=$(sed -n '/^ *- |$/,/^ *securityContext:/{//!p}' deploy/kustomize/base/daemonset.yaml)
-    chroot "$root" /bin/sh -ec "$setup"
-    [[ $(</proc/sys/net/ipv4/conf/all/route_localnet) == 1 ]] || fail "the init container did not make its settings"
-    mount --bind "$root/proc/sys" "$root/proc/sys"
-    mount --options remount,bind,ro "$root/proc/sys"
-    mount -t sysfs -o ro,nosuid,nodev,noexec sysfs "$root/sys"
+    mount -t sysfs -o nosuid,nodev,noexec sysfs "$root/sys"
     mount -t tmpfs -o mode=755,size=64k tmpfs "$root/dev"
     mknod -m 666 "$root/dev/null" c 1 3
     cp deploy/kustomize/base/config.conf deploy/demo/*.yaml "$volumes/config"
     mount --bind "$volumes/config" "$root/var/lib/kube-proxy"
     mount --options remount,bind,ro "$root/var/lib/kube-proxy"
+}
+
+# The DaemonSet's init container, which is privileged; afterwards settings can be read only.
+init_container() {
+    local command timeout=$root/proc/sys/net/netfilter/nf_conntrack_tcp_timeout_established
+    mapfile -t command < <(sed -n '/^ *initContainers:/,/^ *securityContext:/s/^ *- \(-.*\|\/.*\)$/\1/p' deploy/kustomize/base/daemonset.yaml)
+    [[ ${command[*]} == *--init-only* ]] || fail "the init container's command is not --init-only: ${command[*]}"
+    echo 1234 >"$timeout"
+    chroot "$root" "${command[@]}" >"$logs/init" 2>&1 || { cat "$logs/init"; fail "the init container failed"; }
+    [[ $(<"$timeout") == 86400 ]] || fail "the init container did not make its settings"
+    mount --bind "$root/proc/sys" "$root/proc/sys"
+    mount --options remount,bind,ro "$root/proc/sys"
+    mount --options remount,bind,ro "$root/sys"
     : >"$volumes/lock"
     mount --bind "$volumes/lock" "$root/run/xtables.lock"
 }
@@ -86,7 +92,7 @@ names() {
     python3 scripts/name-server.py >"$logs/server" 2>&1 &
     for name in by-hosts.test by-dns.test; do
         confined /usr/local/bin/portolan --master="http://$name:8001" --hostname-override=demo-node \
-            --healthz-bind-address= --metrics-bind-address= >"$logs/$name" 2>&1 &
+            --nodeport-addresses=primary --healthz-bind-address= --metrics-bind-address= >"$logs/$name" 2>&1 &
         client=$!
         wait_for "a request to $name" grep "asked by the name $name:8001" "$logs/server"
         kill "$client"
@@ -107,6 +113,7 @@ inside() {
     ip addr add fd00:100::1/64 dev eth0 nodad
     # As kubelet does: by this chain the variant is chosen.
     chroot "$root" "/usr/sbin/iptables-$variant" -t mangle -N KUBE-IPTABLES-HINT
+    init_container
     confined /usr/local/bin/kube-proxy --config=/var/lib/kube-proxy/config.conf --hostname-override=demo-node \
         --manifests=/var/lib/kube-proxy >"$logs/daemon" 2>&1 &
     daemon=$!
@@ -123,6 +130,8 @@ inside() {
     wait "$daemon" || status=$?
     cat "$logs/daemon"
     ((!status)) || fail "it ended with status $status"
+    # Not the init container's: limits of connection tracking belong to the first network namespace, the OOM score is kubelet's.
+    ! grep WARN "$logs/daemon" | grep -v -e nf_conntrack_max -e hashsize -e 'OOM score' || fail "it warns at a start"
     names
 }
 

@@ -73,7 +73,7 @@ def comparable(found):
 
 
 def check_permissions(name, found):
-    """No permissions but those of kube-proxy, and a container with two capabilities."""
+    """No permissions but those of kube-proxy, a container with two capabilities, and one with privileges that ends."""
     kinds = sorted(kind for kind, _ in found)
     ensure(kinds == ["ClusterRoleBinding", "ConfigMap", "DaemonSet", "ServiceAccount"], f"{name} has other objects: {kinds}")
     binding = found["ClusterRoleBinding", "portolan:node-proxier"]
@@ -86,6 +86,10 @@ def check_permissions(name, found):
     security = pod["containers"][0]["securityContext"]
     ensure(not security["privileged"] and security["readOnlyRootFilesystem"], f"{name}: the container may too much")
     ensure(security["capabilities"] == {"drop": ["ALL"], "add": ["NET_ADMIN", "NET_RAW"]}, f"{name}: other capabilities")
+    (first,) = pod["initContainers"]
+    ensure(first["command"][:2] == ["/usr/local/bin/portolan", "--init-only"], f"{name}: the first container does something else")
+    ensure([mount["name"] for mount in first["volumeMounts"]] == ["config"], f"{name}: the first container has other mounts")
+    ensure(first["securityContext"]["readOnlyRootFilesystem"] and first["volumeMounts"][0]["readOnly"], f"{name}: it may write")
 
 
 def check_configuration(name, found):
@@ -167,7 +171,8 @@ def check_helm(base):
     container = pod["containers"][0]
     images = {item["image"] for item in pod["containers"] + pod["initContainers"]}
     ensure(images == {"registry.example/portolan:x"}, f"the chart's images are {images}")
-    ensure(container["command"][-1] == "--ipvs-drain-timeout=2m", "extraArgs does not reach the command")
+    for item in pod["containers"] + pod["initContainers"]:
+        ensure(item["command"][-1] == "--ipvs-drain-timeout=2m", f"extraArgs does not reach the command of {item['name']}")
     ensure(container["resources"] == values["resources"] | {"requests": {"cpu": "50m", "memory": "48Mi"}}, "other resources")
     report = helm_python.lint(CHART)
     ensure(not report["errors"], f"helm lint: {report}")

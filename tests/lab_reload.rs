@@ -18,11 +18,18 @@ fn service_chains() -> usize {
     shell("iptables-legacy-save -t nat; echo").lines().filter(|line| line.starts_with(":KUBE-SVC-")).count()
 }
 
-#[test]
-fn the_mode_is_switched_in_place_and_back_and_nothing_of_the_other_stays() {
-    if !std::path::Path::new("/proc/net/ip_vs").exists() {
+fn has_ipvs() -> bool {
+    let has = std::path::Path::new("/proc/net/ip_vs").exists();
+    if !has {
         assert!(std::env::var_os("PORTOLAN_LAB").is_none(), "the lab's kernel has no ip_vs");
         println!("not run: this kernel has no ip_vs");
+    }
+    has
+}
+
+#[test]
+fn the_mode_is_switched_in_place_and_back_and_nothing_of_the_other_stays() {
+    if !has_ipvs() {
         return;
     }
     in_namespace(|| {
@@ -39,5 +46,24 @@ fn the_mode_is_switched_in_place_and_back_and_nothing_of_the_other_stays() {
             wait_for("chains in place of virtual servers", || virtual_servers() == 0 && service_chains() == chains);
             assert!(get(METRICS, "/proxyMode").ends_with("iptables"));
         }
+    });
+}
+
+#[test]
+fn in_iptables_mode_too_init_only_sets_what_ipvs_mode_wants_where_the_module_is_loaded() {
+    if !has_ipvs() {
+        return;
+    }
+    in_namespace(|| {
+        let settings = || {
+            shell(
+                "cd /proc/sys/net/ipv4; cat vs/conntrack vs/expire_nodest_conn vs/expire_quiescent_template conf/all/arp_ignore",
+            )
+        };
+        assert_eq!(settings(), "0\n0\n0\n0\n");
+        let mount = Mount::new(&configuration("ipvs: {strictARP: true}"));
+        let (program, file) = (env!("CARGO_BIN_EXE_portolan"), mount.file());
+        shell(&format!("{program} --init-only --iptables-variant legacy --config {} 2>&1", file.display()));
+        assert_eq!(settings(), "1\n1\n1\n0\n", "strictARP concerns other programs and waits for the mode");
     });
 }

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Makes the root file system of the image from Debian's packages: portolan, the iptables tools of both variants and the
-# libraries that they need, and a shell (busybox) for the init container and for looking around. The Dockerfile and
+# libraries that they need, and a shell (busybox) for looking around. The Dockerfile and
 # scripts/check-image.sh both run this. Wants mmdebstrap,
 # ca-certificates and root, but no privilege to mount: packages are unpacked, none of their scripts run.
 #

@@ -38,9 +38,25 @@ pub(super) fn settings(flags: &Flags) -> anyhow::Result<Settings> {
 /// less: it finds every value right and writes none of them.
 pub(super) fn init_only(flags: &Flags) -> anyhow::Result<()> {
     let settings = settings(flags)?;
-    let (_kernel, facts) = kernel(&settings, Prepare::Yes)?;
+    let (kernel, facts) = kernel(&settings, Prepare::Yes)?;
+    if settings.mode == ProxyMode::Iptables {
+        prepare_later_ipvs(&kernel);
+    }
     tracing::info!(mode = %settings.mode, node = %facts.node_name, "the kernel is set up");
     Ok(())
+}
+
+/// What IPVS mode relies on, so that the mode can be changed while a daemon without privileges runs. Nothing is loaded for it: only
+/// where the module is there already. `strictARP` concerns packets of all programs on the node and waits until IPVS mode is chosen,
+/// as does `route_localnet` in the other direction.
+fn prepare_later_ipvs(kernel: &LinuxKernel) {
+    if linux::sysctl::read("net/ipv4/vs/conntrack").is_err() {
+        return;
+    }
+    match kernel.prepare_ipvs(&linux::ipvs::Preparation::default()) {
+        Ok(remarks) => remarks.iter().for_each(|remark| tracing::info!("for a later change to IPVS mode: {remark}")),
+        Err(error) => tracing::info!(%error, "the kernel is not set up for a later change to IPVS mode"),
+    }
 }
 
 /// The own Node's name.

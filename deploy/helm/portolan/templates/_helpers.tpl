@@ -22,6 +22,7 @@ imagePullPolicy: {{ . }}
   "metricsBindAddress" .Values.metricsBindAddress
   "mode" .Values.mode
   "nodePortAddresses" .Values.nodePortAddresses
+  "oomScoreAdj" -997
   "clientConnection" (dict "kubeconfig" "/var/lib/kube-proxy/kubeconfig.conf") -}}
 {{- with .Values.clusterCIDR }}{{ $_ := set $config "clusterCIDR" . }}{{ end -}}
 {{- toYaml (mergeOverwrite $config (deepCopy .Values.extraConfig)) -}}
