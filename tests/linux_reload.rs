@@ -1,11 +1,17 @@
 //! The configuration file changes while the daemon runs, as kubelet changes the mount of a ConfigMap, on a real kernel.
 
+#[path = "support/api_server/mod.rs"]
+mod api_server;
 #[path = "support/config_mount.rs"]
 mod config_mount;
 mod linux_support;
 
+use std::path::Path;
+
+use api_server::{ApiServer, Resource};
 use config_mount::{Daemon, METRICS, Mount, configuration, get, metric_is, put, wait_for};
 use linux_support::{in_namespace, shell};
+use serde_json::json;
 
 /// Whether traffic to cluster IPs is masqueraded, whatever its source.
 fn masquerades_all() -> bool {
@@ -64,5 +70,81 @@ fn a_mode_that_the_kernel_cannot_do_is_refused_and_the_other_goes_on() {
         }
         assert!(get(METRICS, "/proxyMode").ends_with("iptables"));
         assert_eq!(shell("iptables-nft-save -t nat | grep '^-A'"), before);
+    });
+}
+
+/// Serves one Service with this endpoint on each of two nodes.
+fn server(endpoint: &str) -> ApiServer {
+    let server = ApiServer::start();
+    server.apply(json!({"kind": "Service", "metadata": {"name": "web", "namespace": "shop"},
+        "spec": {"type": "ClusterIP", "clusterIP": "10.96.0.10", "clusterIPs": ["10.96.0.10"],
+                 "ipFamilies": ["IPv4"], "ports": [{"port": 80, "protocol": "TCP"}]}}));
+    server.apply(slice(endpoint));
+    server
+}
+
+fn slice(endpoint: &str) -> serde_json::Value {
+    json!({"kind": "EndpointSlice", "addressType": "IPv4", "endpoints": [{"addresses": [endpoint]}],
+        "metadata": {"name": "web-1", "namespace": "shop", "labels": {"kubernetes.io/service-name": "web"}},
+        "ports": [{"name": "", "port": 8080, "protocol": "TCP"}]})
+}
+
+/// Writes a kubeconfig without credentials; returns its path.
+fn kubeconfig(directory: &Path, name: &str, server: &ApiServer) -> String {
+    let path = directory.join(name);
+    let text = json!({
+        "apiVersion": "v1", "kind": "Config", "current-context": "c",
+        "clusters": [{"name": "c", "cluster": {"server": server.url()}}],
+        "contexts": [{"name": "c", "context": {"cluster": "c", "user": "u"}}],
+        "users": [{"name": "u", "user": {}}],
+    });
+    std::fs::write(&path, text.to_string()).unwrap();
+    path.display().to_string()
+}
+
+#[test]
+fn another_api_server_and_another_name_are_taken_up_without_a_restart() {
+    in_namespace(|| {
+        let directory = tempfile::tempdir().unwrap();
+        let (first, second) = (server("10.244.0.1"), server("10.244.0.2"));
+        let text = |name: &str, kubeconfig: &str| {
+            format!(
+                "apiVersion: kubeproxy.config.k8s.io/v1alpha1\nkind: KubeProxyConfiguration\nclusterCIDR: 10.244.0.0/16\n\
+                 hostnameOverride: {name}\nclientConnection: {{kubeconfig: {kubeconfig}}}\n"
+            )
+        };
+        let serves =
+            |endpoint: &str| shell("iptables-nft-save -t nat").contains(&format!("--to-destination {endpoint}:8080"));
+        let mut mount = Mount::new(&text("node1", &kubeconfig(directory.path(), "first", &first)));
+        let _daemon = Daemon::watching(&mount, "nft");
+        wait_for("the endpoint that the first server tells of", || serves("10.244.0.1"));
+
+        // The second one has the Services listed long before the slices.
+        second.fail(Resource::Slices, usize::MAX, 503, 0);
+        let path = kubeconfig(directory.path(), "second", &second);
+        mount.update(&text("node1", &path));
+        wait_for("watches of the second", || second.open_watches(Resource::Services) == 1);
+        wait_for("no watches of the first", || first.open_watches(Resource::Services) == 0);
+        assert!(serves("10.244.0.1"), "its lists are not complete");
+        second.heal();
+        wait_for("the endpoint that the second tells of", || serves("10.244.0.2"));
+
+        mount.update(&text("node1", "/nowhere"));
+        wait_for("it is refused", || metric_is("portolan_config_reloads_total{result=\"refused\"} 1"));
+        second.apply(slice("10.244.0.3"));
+        wait_for("a change after the refusal", || serves("10.244.0.3"));
+
+        mount.update(&text("node2", &path));
+        let watches_node =
+            |name: &str| second.count(|request| request.param("fieldSelector") == format!("metadata.name={name}")) > 0;
+        wait_for("a watch of the other Node", || watches_node("node2"));
+        second.apply(slice("10.244.0.4"));
+        wait_for("a change under the other name", || serves("10.244.0.4"));
+        wait_for("events by the new client", || {
+            second
+                .events()
+                .iter()
+                .any(|event| event["reason"] == "ConfigurationApplied" && event["regarding"]["name"] == "node2")
+        });
     });
 }

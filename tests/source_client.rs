@@ -33,9 +33,10 @@ async fn start(server: &ApiServer, protocols: &[&str], options: ConnectOptions) 
     let tls = TlsServer::start(server.router(), protocols).await;
     let client = connect(Some(&tls.kubeconfig()), None, options).await.unwrap();
     let (sender, events) = channel();
-    let (recorder, outbox) = recorder("host");
+    let (recorder, mut outbox) = recorder("host");
     recorder.record(ClusterEvent::starting("n1"));
-    tokio::spawn(outbox.run(client.clone()));
+    let posting = client.clone();
+    tokio::spawn(async move { outbox.run(&posting).await });
     let patience = WatchOptions { min_backoff: Duration::from_millis(10), ..WatchOptions::default() };
     tokio::spawn(async move { run(client, "n1", sender, patience).await });
     let watched = || WATCHED.iter().all(|resource| server.open_watches(*resource) == 1);

@@ -41,8 +41,8 @@ async fn until(what: &str, holds: impl Fn() -> bool) {
 async fn start(answers: &'static [u16]) -> (Recorder, Seen) {
     let (url, seen) = server(answers).await;
     let client = connect(None, Some(&url), ConnectOptions::default()).await.unwrap();
-    let (recorder, outbox) = recorder("host");
-    tokio::spawn(outbox.run(client));
+    let (recorder, mut outbox) = recorder("host");
+    tokio::spawn(async move { outbox.run(&client).await });
     (recorder, seen)
 }
 

@@ -12,14 +12,18 @@ use crate::sync::clock::{Clock, SystemClock};
 /// before they write it anew.
 const MISSING: Duration = Duration::from_secs(1);
 
-/// What became of the settings when the file changed.
+/// What the file says when it was changed.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Reload {
-    /// The file cannot be used, for these reasons: unreadable, or wrong. The settings in force stay.
+    /// The file cannot be used, for these reasons: unreadable, or wrong.
     Refused(Vec<ConfigError>),
-    /// Settings that are right and differ from those that were delivered last, or were in force at the start; after a refusal
-    /// also those that do not differ.
-    Changed(Box<Settings>),
+    /// The settings that it leads to, which may be those that are in force.
+    Read {
+        /// From flags and file.
+        settings: Box<Settings>,
+        /// What is in the file without having an effect.
+        warnings: Vec<String>,
+    },
 }
 
 /// A thread that watches the file of `--config`. Dropping it stops the thread and waits for a callback that is
@@ -35,17 +39,14 @@ pub struct ConfigWatch {
 
 impl ConfigWatch {
     /// Reads the file of `flags.config` at once, lest a change since the caller's own reading be missed, and whenever
-    /// it changes. Calls `on`, from the watching thread, with what differs from `in_force`, the settings that the
-    /// caller has: nothing if the settings are the same, also when the text is not. The same wrong text is refused
-    /// once. After [`Reload::Changed`] the delivered settings count as in force; a caller that cannot use all of them
-    /// keeps its own account. What is in the file without having an effect is logged when the settings change.
+    /// it changes. Calls `on`, from the watching thread, with what is in it; the same text is reported once.
     ///
     /// Errors: no file in `flags` (`InvalidInput`), or no thread.
-    pub fn start(flags: Flags, in_force: Settings, on: impl Fn(Reload) + Send + 'static) -> io::Result<ConfigWatch> {
+    pub fn start(flags: Flags, on: impl Fn(Reload) + Send + 'static) -> io::Result<ConfigWatch> {
         let Some(path) = flags.config.clone() else {
             return Err(io::Error::new(io::ErrorKind::InvalidInput, "there is no configuration file to watch"));
         };
-        let mut file = Watched { path: path.clone(), flags, in_force, seen: None, missing: None, refused: false };
+        let mut file = Watched { path: path.clone(), flags, seen: None, missing: None };
         let look = move || match file.look(SystemClock.now()) {
             Look::Nothing => Next::Wait,
             Look::Later(time) => Next::WaitAtMost(time),
@@ -72,14 +73,11 @@ enum Look {
 struct Watched {
     path: String,
     flags: Flags,
-    in_force: Settings,
     /// What the last look found, if it counted: the text, or why there is none.
     seen: Option<Result<String, String>>,
     /// Since when it is missing or empty, and when it was written: a file that is found empty twice may have been
     /// written in between.
     missing: Option<(Instant, Option<SystemTime>)>,
-    /// The last report was a refusal, so the next right text is reported whatever it says.
-    refused: bool,
 }
 
 impl Watched {
@@ -111,27 +109,13 @@ impl Watched {
             }
         };
         self.seen = Some(found);
-        match result {
-            Ok(settings) if settings == self.in_force && !std::mem::take(&mut self.refused) => Look::Nothing,
-            Ok(settings) => {
-                self.refused = false;
-                self.in_force = settings.clone();
-                Look::Report(Reload::Changed(Box::new(settings)))
-            }
-            Err(errors) => {
-                self.refused = true;
-                Look::Report(Reload::Refused(errors))
-            }
-        }
+        Look::Report(result.unwrap_or_else(Reload::Refused))
     }
 
-    fn read(&self, text: &str) -> Result<Settings, Vec<ConfigError>> {
+    fn read(&self, text: &str) -> Result<Reload, Vec<ConfigError>> {
         let file = ConfigFile::parse(text)?;
-        let settings = Settings::resolve(&self.flags, Some(&file))?;
-        if settings != self.in_force {
-            file.warnings.iter().for_each(|warning| tracing::warn!("configuration file: {warning}"));
-        }
-        Ok(settings)
+        let settings = Box::new(Settings::resolve(&self.flags, Some(&file))?);
+        Ok(Reload::Read { settings, warnings: file.warnings })
     }
 }
 

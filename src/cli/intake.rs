@@ -1,14 +1,20 @@
 //! What a source reports, passed on to where it belongs: changes to the sync thread, complaints to the log and metrics.
 
+mod held;
+
 use std::collections::HashMap;
+use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender};
 
+use crate::cli::intake::held::Holding;
 use crate::health::HealthState;
 use crate::metrics::Metrics;
 use crate::model::{Change, Note, ObjectKind};
 use crate::source::Event;
 use crate::sync::Message;
+
+pub(super) use held::{Held, SameNode};
 
 /// The intake's state: what is wrong with which object now.
 pub(super) struct Intake {
@@ -16,11 +22,23 @@ pub(super) struct Intake {
     metrics: Arc<Metrics>,
     health: Arc<HealthState>,
     problems: HashMap<(ObjectKind, String), Vec<Note>>,
+    /// What waits for complete lists; `None`: nothing has to.
+    held: Option<Held>,
 }
 
 impl Intake {
-    pub(super) fn new(to_sync: Sender<Message>, metrics: Arc<Metrics>, health: Arc<HealthState>) -> Intake {
-        Intake { to_sync, metrics, health, problems: HashMap::new() }
+    /// For a stream that begins. Nothing is wrong with any object until it says so. With `held` changes are passed on when
+    /// all lists are complete, together.
+    pub(super) fn new(
+        to_sync: Sender<Message>,
+        metrics: Arc<Metrics>,
+        health: Arc<HealthState>,
+        held: Option<Held>,
+    ) -> Intake {
+        for kind in [ObjectKind::Service, ObjectKind::EndpointSlice, ObjectKind::Node, ObjectKind::Document] {
+            metrics.set_objects_with_problems(kind, 0);
+        }
+        Intake { to_sync, metrics, health, problems: HashMap::new(), held }
     }
 
     /// Runs until the source or the sync thread is gone.
@@ -28,8 +46,7 @@ impl Intake {
         for event in events {
             match event {
                 Event::Change(change) => {
-                    self.count(&change);
-                    if self.to_sync.send(Message::Change(change)).is_err() {
+                    if self.pass_on(change).is_break() {
                         return;
                     }
                 }
@@ -39,6 +56,32 @@ impl Intake {
                     self.metrics.watch_restarted(kind);
                 }
             }
+        }
+    }
+
+    /// Breaks: the sync thread is gone.
+    fn pass_on(&mut self, change: Change) -> ControlFlow<()> {
+        let Some(held) = self.held.take() else {
+            self.count(&change);
+            return self.send(Message::Change(change));
+        };
+        match held.with(change) {
+            Holding::Incomplete(held) => {
+                self.held = Some(held);
+                ControlFlow::Continue(())
+            }
+            Holding::Complete(changes) => {
+                tracing::info!(changes = changes.len(), "the lists of the new connection are complete");
+                changes.iter().for_each(|change| self.count(change));
+                self.send(Message::Changes(changes))
+            }
+        }
+    }
+
+    fn send(&self, message: Message) -> ControlFlow<()> {
+        match self.to_sync.send(message) {
+            Ok(()) => ControlFlow::Continue(()),
+            Err(_) => ControlFlow::Break(()),
         }
     }
 

@@ -130,7 +130,7 @@ fn changes(flags: &Flags, settings: &Settings, facts: &Facts) -> anyhow::Result<
 
 fn first_events(settings: &Settings, facts: &Facts) -> anyhow::Result<Vec<Event>> {
     let (sender, receiver) = mpsc::channel();
-    let source = run::ApiSource::start(settings, &facts.node_name, sender, None, None)?;
+    let source = run::Connection::new(settings, None)?.watch(&facts.node_name, sender, None)?;
     let deadline = SystemClock.now() + LIST_TIMEOUT;
     let mut events = Vec::new();
     let mut complete = 0;

@@ -24,7 +24,7 @@ use crate::cli::run::ends::{
 };
 use crate::cli::run::reload::Reloader;
 use crate::cli::run::servers::InForce;
-use crate::cli::run::source::{Stream, Told};
+use crate::cli::run::source::{Feed, Told};
 use crate::cli::start::{self, Prepare};
 use crate::config::{self, Flags, ProxyMode, Settings};
 use crate::health::{HealthState, Server, Servers, ServiceHealth};
@@ -37,7 +37,7 @@ use crate::source::kube::events::{ClusterEvent, Recorder};
 use crate::sync::clock::{Clock, SystemClock};
 use crate::sync::{Message, Runner, Schedule};
 
-pub(super) use source::ApiSource;
+pub(super) use source::Connection;
 
 /// Runs until SIGTERM or SIGINT. What is programmed stays.
 pub(super) fn run(flags: &Flags) -> anyhow::Result<()> {
@@ -49,7 +49,7 @@ pub(super) fn run(flags: &Flags) -> anyhow::Result<()> {
     let end = loop {
         match ear.listen() {
             Wake::End(end) => break end,
-            Wake::Configuration(reload) => daemon.reloader.take(reload, &daemon.servers),
+            Wake::Configuration(reload) => daemon.reloader.take(reload, &daemon.servers, &mut daemon.feed),
         }
     };
     match end {
@@ -83,7 +83,7 @@ struct Daemon {
     addresses: AddressWatch,
     to_sync: Sender<Message>,
     sync: JoinHandle<()>,
-    stream: Stream,
+    feed: Feed,
     recorder: Recorder,
     reloader: Reloader,
     configuration: Option<ConfigWatch>,
@@ -97,12 +97,12 @@ impl Daemon {
         facts: Facts,
         waker: &Waker,
     ) -> anyhow::Result<Daemon> {
-        let metrics = Arc::new(servers::metrics(&kernel, &facts)?);
+        let in_force = InForce::new(settings.clone());
+        let metrics = Arc::new(servers::metrics(&kernel, &facts, &in_force)?);
         let health = Arc::new(HealthState::new(settings.sync_period, SystemClock));
         let (recorder, outbox) = source::recorder(flags);
         metrics.serve_events_dropped(recorder.dropped_reader())?;
-        let on_failure = end_of_servers(&facts.node_name, &recorder, waker);
-        let in_force = InForce::new(settings.clone());
+        let on_failure = end_of_servers(&in_force, &recorder, waker);
         let servers = servers::serve(&in_force, &metrics, &health, on_failure)?;
         let (to_sync, inbox) = mpsc::channel();
         to_sync.send(Message::Addresses(addresses(&kernel, &facts)?)).ok().context("no sync thread")?;
@@ -120,12 +120,12 @@ impl Daemon {
             recorder: recorder.clone(),
             to_sync: to_sync.clone(),
         };
-        let configuration = watch_configuration(flags, settings, waker)?;
+        let configuration = watch_configuration(flags, waker)?;
         let sync = spawn_sync(settings, kernel, facts, inbox, announcer, waker.vital("sync"))?;
         recorder.record(ClusterEvent::starting(&node_name));
         let told = Told { to_sync: to_sync.clone(), metrics, health };
-        let stream = Stream::start(flags, settings, &node_name, told, outbox, waker)?;
-        Ok(Daemon { servers, addresses, to_sync, sync, stream, recorder, reloader, configuration })
+        let feed = Feed::start(flags, settings, &node_name, told, outbox, waker)?;
+        Ok(Daemon { servers, addresses, to_sync, sync, feed, recorder, reloader, configuration })
     }
 
     /// Waits until events have arrived at the API server, but not for long.
@@ -137,29 +137,31 @@ impl Daemon {
     fn stop(self) {
         let deadline = SystemClock.now() + STOP_WITHIN;
         let _nobody_left = self.to_sync.send(Message::Stop);
-        self.stream.stop(deadline);
+        self.feed.stop(deadline);
         join_until(self.sync, deadline);
         drop_until((self.addresses, self.servers, self.configuration), deadline);
     }
 }
 
 /// What becomes of a server that fails where that is the end.
-fn end_of_servers(node: &Arc<str>, recorder: &Recorder, waker: &Waker) -> impl Fn(Server, String) + use<> {
-    let (node, recorder, waker) = (Arc::clone(node), recorder.clone(), waker.clone());
+fn end_of_servers(in_force: &InForce, recorder: &Recorder, waker: &Waker) -> impl Fn(Server, String) + use<> {
+    let (in_force, recorder, waker) = (in_force.clone(), recorder.clone(), waker.clone());
     move |server, why| {
-        recorder.record(servers::failure(server, &node, why));
+        if let Ok(node) = start::node_name(&in_force.get()) {
+            recorder.record(servers::failure(server, &node, why));
+        }
         waker.wake(Wake::End(End::Server(server)));
     }
 }
 
 /// Wakes the main thread when the file of `--config` has changed; without one there is nothing to watch.
-fn watch_configuration(flags: &Flags, settings: &Settings, waker: &Waker) -> anyhow::Result<Option<ConfigWatch>> {
+fn watch_configuration(flags: &Flags, waker: &Waker) -> anyhow::Result<Option<ConfigWatch>> {
     if flags.config.is_none() {
         return Ok(None);
     }
     let waker = waker.clone();
     let changed = move |reload| waker.wake(Wake::Configuration(reload));
-    let watch = ConfigWatch::start(flags.clone(), settings.clone(), changed);
+    let watch = ConfigWatch::start(flags.clone(), changed);
     watch.context("cannot watch the configuration file").map(Some)
 }
 

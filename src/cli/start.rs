@@ -95,14 +95,31 @@ pub(super) fn kernel(settings: &Settings, prepare: Prepare) -> anyhow::Result<(L
         });
         bail!("neither IPv4 nor IPv6 can be programmed: {}", errors.join("; "));
     }
+    tracing::info!(variant = kernel.tools().variant().as_str(), v4 = families.v4, v6 = families.v6, "iptables");
+    let facts = facts(&kernel, families, settings, prepare)?;
+    Ok((kernel.with_families(families), facts))
+}
+
+/// What holds on an open kernel under these settings. Sets up what they rely on if `prepare` says so; an error may leave some
+/// of that behind.
+pub(super) fn facts(
+    kernel: &LinuxKernel,
+    families: PerFamily<bool>,
+    settings: &Settings,
+    prepare: Prepare,
+) -> anyhow::Result<Facts> {
+    let node_name = node_name(settings)?.into();
     if prepare == Prepare::Yes {
+        // A mode that is not possible leaves nothing behind.
+        if settings.mode == ProxyMode::Ipvs {
+            require_ipvs(kernel, settings, families).context(NO_IPVS)?;
+        }
         // Before the look at the kernel: `tcp_be_liberal` decides on a rule.
         prepare_node(settings)?;
     }
     let found = kernel.probe(families);
-    tracing::info!(variant = kernel.tools().variant().as_str(), v4 = families.v4, v6 = families.v6, "iptables");
     let mut facts = Facts {
-        node_name: node_name(settings)?.into(),
+        node_name,
         families,
         features: Features {
             random_fully: found.random_fully,
@@ -113,14 +130,23 @@ pub(super) fn kernel(settings: &Settings, prepare: Prepare) -> anyhow::Result<(L
     };
     if prepare == Prepare::Yes {
         match settings.mode {
-            ProxyMode::Iptables => prepare_iptables(&kernel, &mut facts)?,
-            ProxyMode::Ipvs => {
-                prepare_ipvs(&kernel, settings, families).context("IPVS mode cannot work on this node")?;
-            }
+            ProxyMode::Iptables => prepare_iptables(kernel, &mut facts)?,
+            ProxyMode::Ipvs => prepare_ipvs(kernel, settings).context(NO_IPVS)?,
         }
     }
-    Ok((kernel.with_families(families), facts))
+    Ok(facts)
 }
+
+/// Whether [`facts`] have to be found out anew when the settings change.
+pub(super) fn other_facts(old: &Settings, new: &Settings) -> bool {
+    old.mode != new.mode
+        || (new.mode == ProxyMode::Ipvs && old.ipvs != new.ipvs)
+        || old.conntrack != new.conntrack
+        || old.oom_score_adj != new.oom_score_adj
+        || wants_localhost_node_ports(old) != wants_localhost_node_ports(new)
+}
+
+const NO_IPVS: &str = "IPVS mode cannot work on this node";
 
 /// Whether things that rules rely on may be set up.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -168,10 +194,15 @@ fn prepare_iptables(kernel: &LinuxKernel, facts: &mut Facts) -> anyhow::Result<(
 }
 
 /// Ends with one sentence for each need that the kernel does not meet: there is no other mode to fall back to.
-fn prepare_ipvs(kernel: &LinuxKernel, settings: &Settings, families: PerFamily<bool>) -> anyhow::Result<()> {
+fn require_ipvs(kernel: &LinuxKernel, settings: &Settings, families: PerFamily<bool>) -> anyhow::Result<()> {
     let options = &settings.ipvs;
     let dummy_link = matches!(options.vips, VipSetting::Addresses);
     kernel.ipvs_requirements(&linux::ipvs::Needs { families, scheduler: options.scheduler, dummy_link })?;
+    Ok(())
+}
+
+fn prepare_ipvs(kernel: &LinuxKernel, settings: &Settings) -> anyhow::Result<()> {
+    let options = &settings.ipvs;
     let remarks = kernel.prepare_ipvs(&linux::ipvs::Preparation {
         strict_arp: options.strict_arp,
         tcp_timeout: options.tcp_timeout,

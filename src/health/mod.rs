@@ -14,7 +14,7 @@ mod timestamp;
 mod zpages;
 
 pub use pages::{Debugging, Page, Pages, SetVerbosity};
-pub use server::{Bound, Listen, RebindError, Server, Servers};
+pub use server::{Bound, Listen, Move, RebindError, Server, Servers};
 pub use service::{ListenAddresses, ServiceHealth};
 pub use state::{HealthState, Probe, Reply};
 

@@ -114,6 +114,12 @@ impl Drop for Keeper {
     }
 }
 
+/// Addresses that are bound, to be listened on in place of those of now. Dropped, it closes them.
+pub struct Move {
+    health: Change,
+    metrics: Change,
+}
+
 /// What becomes of a server when others are wanted.
 enum Change {
     Stay,
@@ -142,16 +148,21 @@ impl Servers {
         Ok(servers)
     }
 
-    /// Listens on other addresses from now on. All of them are bound before any of the old ones is closed, so there is no
-    /// time in which nobody answers; if one cannot be bound, all stays as it was. A server whose address does not change
-    /// is left alone. Requests that are being answered are answered to their end. `listen.retry` does not count.
-    pub fn rebind(&self, listen: &Listen) -> Result<(), RebindError> {
-        let mut kept = lock(&self.kept);
+    /// Binds other addresses, and leaves what is listened on now alone. Nobody is answered on them before [`Servers::move_to`].
+    /// A server whose address does not change is left out. `listen.retry` does not count.
+    pub fn bind(&self, listen: &Listen) -> Result<Move, RebindError> {
+        let kept = lock(&self.kept);
         let health = self.prepare(Server::Health, kept.health.as_ref(), listen.healthz)?;
         let metrics = self.prepare(Server::Metrics, kept.metrics.as_ref(), listen.metrics)?;
-        self.apply(Server::Health, &mut kept.health, health);
-        self.apply(Server::Metrics, &mut kept.metrics, metrics);
-        Ok(())
+        Ok(Move { health, metrics })
+    }
+
+    /// Listens on these addresses from now on. There is no time in which nobody answers; requests that are being answered are
+    /// answered to their end.
+    pub fn move_to(&self, to: Move) {
+        let mut kept = lock(&self.kept);
+        self.apply(Server::Health, &mut kept.health, to.health);
+        self.apply(Server::Metrics, &mut kept.metrics, to.metrics);
     }
 
     /// What is listened on now.

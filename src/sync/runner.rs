@@ -19,6 +19,8 @@ const IDLE: Duration = Duration::from_secs(3600);
 pub enum Message {
     /// The cluster changed.
     Change(Change),
+    /// The cluster changed in all of these, with no sync between.
+    Changes(Vec<Change>),
     /// The node's addresses are now these, sorted.
     Addresses(PerFamily<Vec<IpAddr>>),
     /// Compare everything with the kernel as soon as possible.
@@ -109,6 +111,7 @@ impl<K: Kernel, C: Clock> Runner<K, C> {
     fn take(&mut self, message: Message) {
         match message {
             Message::Change(change) => self.engine.apply(change),
+            Message::Changes(changes) => changes.into_iter().for_each(|change| self.engine.apply(change)),
             Message::Addresses(addresses) => self.engine.set_addresses(addresses),
             Message::FullSync => self.engine.request_full(),
             Message::Reconfigure(new) => {

@@ -20,6 +20,13 @@ impl Daemon {
         command.args(["--manifests", manifests, "--iptables-variant", variant, "--config"]).arg(mount.file());
         Daemon(command.stderr(Stdio::null()).spawn().expect("the daemon starts"))
     }
+
+    /// Starts it with the API server that the configuration names.
+    pub(crate) fn watching(mount: &Mount, variant: &str) -> Daemon {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_portolan"));
+        command.args(["--iptables-variant", variant, "--config"]).arg(mount.file());
+        Daemon(command.stderr(Stdio::null()).spawn().expect("the daemon starts"))
+    }
 }
 
 impl Drop for Daemon {

@@ -26,7 +26,7 @@ impl Rig {
     fn new() -> Rig {
         let directory = tempfile::tempdir().unwrap();
         fs::write(directory.path().join("config.conf"), text(1)).unwrap();
-        Rig::watch(directory, 1)
+        Rig::watch(directory).after_the_first()
     }
 
     /// The volume of a ConfigMap as kubelet makes it, with bit 1, watched.
@@ -37,15 +37,19 @@ impl Rig {
         fs::write(at.join("..2026_01/config.conf"), text(1)).unwrap();
         symlink("..2026_01", at.join("..data")).unwrap();
         symlink("..data/config.conf", at.join("config.conf")).unwrap();
-        Rig::watch(directory, 1)
+        Rig::watch(directory).after_the_first()
     }
 
-    fn watch(directory: tempfile::TempDir, bit: i32) -> Rig {
+    fn after_the_first(self) -> Rig {
+        assert_eq!(self.changed(), 1, "what is there at the start is reported");
+        self
+    }
+
+    fn watch(directory: tempfile::TempDir) -> Rig {
         let path = directory.path().join("config.conf").display().to_string();
         let flags = Flags { config: Some(path), ..Flags::default() };
-        let in_force = Settings::resolve(&flags, Some(&ConfigFile::parse(&text(bit)).unwrap())).unwrap();
         let (sender, reloads) = channel();
-        let watch = ConfigWatch::start(flags, in_force, move |reload| sender.send(reload).unwrap()).unwrap();
+        let watch = ConfigWatch::start(flags, move |reload| sender.send(reload).unwrap()).unwrap();
         Rig { directory, reloads, _watch: watch }
     }
 
@@ -74,14 +78,14 @@ impl Rig {
     /// The bit of the settings that are reported next.
     fn changed(&self) -> u8 {
         match self.next() {
-            Reload::Changed(settings) => settings.masquerade_bit,
+            Reload::Read { settings, .. } => settings.masquerade_bit,
             Reload::Refused(errors) => panic!("refused: {errors:?}"),
         }
     }
 
     fn refused(&self) -> String {
         match self.next() {
-            Reload::Changed(settings) => panic!("taken: {settings:?}"),
+            Reload::Read { settings, .. } => panic!("taken: {settings:?}"),
             Reload::Refused(errors) => errors[0].to_string(),
         }
     }
@@ -155,12 +159,21 @@ fn wrong_text_is_refused_once_and_right_text_after_it_is_taken() {
 }
 
 #[test]
-fn other_text_with_the_same_meaning_is_not_reported() {
-    let rig = Rig::new();
-    rig.write(&format!("# a remark\n{}", text(1)));
+fn the_same_text_in_another_directory_is_not_reported() {
+    let rig = Rig::volume();
+    rig.swap("..2026_01", "..2026_02", &text(1));
     // The next report is about the next change.
-    rig.write(&text(2));
+    rig.swap("..2026_02", "..2026_03", &text(2));
     assert_eq!(rig.changed(), 2);
+}
+
+#[test]
+fn what_is_in_the_file_in_vain_is_reported_with_the_settings() {
+    let rig = Rig::new();
+    rig.write(&format!("{}nonsense: 1\n", text(2)));
+    let Reload::Read { settings, warnings } = rig.next() else { panic!("refused") };
+    assert_eq!(settings.masquerade_bit, 2);
+    assert!(warnings.iter().any(|warning| warning.contains("nonsense")), "{warnings:?}");
 }
 
 #[test]
@@ -181,13 +194,13 @@ fn a_burst_ends_in_the_last_text_and_costs_few_reports() {
 fn a_change_before_the_watch_began_is_found() {
     let directory = tempfile::tempdir().unwrap();
     fs::write(directory.path().join("config.conf"), text(2)).unwrap();
-    let rig = Rig::watch(directory, 1);
+    let rig = Rig::watch(directory);
     assert_eq!(rig.changed(), 2);
 }
 
 #[test]
 fn without_a_file_there_is_nothing_to_watch() {
-    let error = ConfigWatch::start(Flags::default(), Settings::default(), |_| ()).unwrap_err();
+    let error = ConfigWatch::start(Flags::default(), |_| ()).unwrap_err();
     assert_eq!(error.kind(), io::ErrorKind::InvalidInput);
 }
 
@@ -198,8 +211,7 @@ mod looks {
     fn watched(directory: &tempfile::TempDir) -> Watched {
         let path = directory.path().join("config.conf").display().to_string();
         let flags = Flags { config: Some(path.clone()), ..Flags::default() };
-        let in_force = Settings::resolve(&flags, Some(&ConfigFile::parse(&text(1)).unwrap())).unwrap();
-        Watched { path, flags, in_force, seen: None, missing: None, refused: false }
+        Watched { path, flags, seen: None, missing: None }
     }
 
     #[test]
@@ -214,7 +226,8 @@ mod looks {
         assert_eq!(file.look(start + MISSING / 2), Look::Later(MISSING));
         assert_eq!(file.look(start + MISSING), Look::Later(MISSING / 2));
         fs::write(&file.path, text(1)).unwrap();
-        assert_eq!(file.look(start + MISSING * 2), Look::Nothing);
+        assert!(matches!(file.look(start + MISSING * 2), Look::Report(Reload::Read { .. })));
+        assert_eq!(file.look(start + MISSING * 2), Look::Nothing, "the same text");
         // Missing again, it is waited for again.
         fs::remove_file(&file.path).unwrap();
         assert_eq!(file.look(start + MISSING * 3), Look::Later(MISSING));
@@ -231,9 +244,7 @@ mod looks {
         assert!(matches!(file.look(now), Look::Report(Reload::Refused(_))));
         assert_eq!(file.look(now), Look::Nothing);
         fs::write(&file.path, text(1)).unwrap();
-        assert!(matches!(file.look(now), Look::Report(Reload::Changed(_))), "the refusal is over");
-        fs::write(&file.path, format!("{}\n", text(1))).unwrap();
-        assert_eq!(file.look(now), Look::Nothing, "these settings are in force");
+        assert!(matches!(file.look(now), Look::Report(Reload::Read { .. })), "the refusal is over");
         fs::write(&file.path, text(77)).unwrap();
         assert!(matches!(file.look(now), Look::Report(Reload::Refused(_))), "somebody wrote it anew");
     }

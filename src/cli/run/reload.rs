@@ -5,19 +5,21 @@ use std::sync::mpsc::Sender;
 
 use crate::cli::config_watch::Reload;
 use crate::cli::context::Facts;
+use crate::cli::intake::SameNode;
 use crate::cli::logging::LogHandle;
 use crate::cli::once::{backend, context_of, engine_options};
 use crate::cli::run::servers::{self, InForce};
+use crate::cli::run::source::{Feed, Ready};
 use crate::cli::start::{self, Prepare};
-use crate::config::{IptablesVariant, ProxyMode, Settings, own_needing_restart};
+use crate::config::{ProxyMode, Settings, own_needing_restart};
 use crate::health::{HealthState, Servers};
-use crate::linux::{LinuxKernel, Variant};
+use crate::linux::LinuxKernel;
 use crate::metrics::{Metrics, Reloaded};
 use crate::source::kube::events::{ClusterEvent, Recorder};
 use crate::sync::clock::{Clock, SystemClock};
 use crate::sync::{Message, Reconfiguration};
 
-/// Puts settings in force, everywhere but in the source.
+/// Puts settings in force.
 pub(super) struct Reloader {
     pub(super) in_force: InForce,
     pub(super) kernel: LinuxKernel,
@@ -30,36 +32,49 @@ pub(super) struct Reloader {
 
 impl Reloader {
     /// The file of `--config` has changed. What is refused leaves everything as it is.
-    pub(super) fn take(&mut self, reload: Reload, servers: &Servers) {
+    pub(super) fn take(&mut self, reload: Reload, servers: &Servers, feed: &mut Feed) {
         let result = match reload {
             Reload::Refused(errors) => Err(errors.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ")),
-            Reload::Changed(settings) if *settings == *self.in_force.get() => Ok(Reloaded::Unchanged),
-            Reload::Changed(settings) => self.put_in_force(*settings, servers),
+            Reload::Read { settings, .. } if *settings == *self.in_force.get() => Ok(Reloaded::Unchanged),
+            Reload::Read { settings, warnings } => {
+                warnings.iter().for_each(|warning| tracing::warn!("configuration file: {warning}"));
+                self.put_in_force(*settings, servers, feed).map(|()| Reloaded::Applied)
+            }
         };
-        let node = Arc::clone(&self.facts.node_name);
         let reloaded = match result {
             Ok(Reloaded::Applied) => {
                 tracing::info!("another configuration is in force");
                 let note = "another configuration is in force".to_owned();
-                self.recorder.record(ClusterEvent::configuration_applied(&node, note));
+                self.recorder.record(ClusterEvent::configuration_applied(&self.facts.node_name, note));
                 Reloaded::Applied
             }
             Ok(other) => other,
             Err(why) => {
                 tracing::error!("the configuration is refused, and the one before stays in force: {why}");
-                self.recorder.record(ClusterEvent::invalid_configuration(&node, why));
+                self.recorder.record(ClusterEvent::invalid_configuration(&self.facts.node_name, why));
                 Reloaded::Refused
             }
         };
         self.metrics.reloaded(reloaded, SystemClock.wall());
     }
 
-    fn put_in_force(&mut self, new: Settings, servers: &Servers) -> Result<Reloaded, String> {
+    /// Another client in place of the one that is in use, under the settings in force: what it was made from, as a certificate,
+    /// is other than it was. An error leaves everything as it is.
+    #[allow(dead_code, reason = "for renewed client certificates")]
+    pub(super) fn reconnect(&self, feed: &mut Feed) -> anyhow::Result<()> {
+        let ready = feed.prepare(&self.in_force.get())?;
+        feed.replace(ready, &self.facts.node_name, SameNode::Yes);
+        Ok(())
+    }
+
+    /// First everything that can fail, and last of that the kernel, since what is set there is not seen from outside; then the rest.
+    fn put_in_force(&mut self, new: Settings, servers: &Servers, feed: &mut Feed) -> Result<(), String> {
         let old = self.in_force.get();
-        // Before anything else is changed: a kernel that cannot do the new mode refuses all of it.
-        let facts = self.prepare(&new)?;
-        servers.rebind(&servers::listen(&new)).map_err(|error| error.to_string())?;
-        for what in needs_restart(&old, &new) {
+        let stream = self.stream_for(&old, &new, feed).map_err(|error| format!("{error:#}"))?;
+        let addresses = servers.bind(&servers::listen(&new)).map_err(|error| error.to_string())?;
+        let facts = self.prepare(&old, &new).map_err(|error| format!("{error:#}"))?;
+        servers.move_to(addresses);
+        for what in own_needing_restart(&old, &new) {
             tracing::warn!("{what} takes effect when the program is started again");
         }
         if let Some(log) = LogHandle::current() {
@@ -74,51 +89,61 @@ impl Reloader {
             min_sync_period: new.min_sync_period,
             context_of: context_of(&new, facts.clone()),
         };
-        self.facts = facts;
+        let before = std::mem::replace(&mut self.facts, facts);
         self.in_force.set(new);
         // The end of the sync thread is noticed by the main thread.
         let _nobody_left = self.to_sync.send(Message::Reconfigure(Box::new(reconfiguration)));
-        Ok(Reloaded::Applied)
+        if let Some(ready) = stream {
+            let same = if before.node_name == self.facts.node_name { SameNode::Yes } else { SameNode::No };
+            feed.replace(ready, &self.facts.node_name, same);
+        }
+        Ok(())
     }
 
-    /// What the new settings need of the kernel. Its tools, families and name stay what they were at the start.
-    fn prepare(&self, new: &Settings) -> Result<Facts, String> {
-        let variant = match self.kernel.tools().variant() {
-            Variant::Nft => IptablesVariant::Nft,
-            Variant::Legacy => IptablesVariant::Legacy,
-        };
-        let settings = Settings { iptables_variant: variant, ..new.clone() };
-        let (_, found) = start::kernel(&settings, Prepare::Yes).map_err(|error| format!("{error:#}"))?;
-        let (node_name, families) = (Arc::clone(&self.facts.node_name), self.facts.families);
-        Ok(Facts { node_name, families, ..found })
+    /// What another stream begins with; `None`: the one that runs will do.
+    fn stream_for(&self, old: &Settings, new: &Settings, feed: &Feed) -> anyhow::Result<Option<Ready>> {
+        let same_node = start::node_name(new)? == *self.facts.node_name;
+        if same_node && same_client(old, new) { Ok(None) } else { feed.prepare(new).map(Some) }
+    }
+
+    /// What the new settings need of the kernel. Its tools and families stay what they were at the start. On an error what can be
+    /// undone is undone.
+    fn prepare(&self, old: &Settings, new: &Settings) -> anyhow::Result<Facts> {
+        let node_name = start::node_name(new)?.into();
+        if !start::other_facts(old, new) {
+            return Ok(Facts { node_name, ..self.facts.clone() });
+        }
+        let facts = |settings| start::facts(&self.kernel, self.facts.families, settings, Prepare::Yes);
+        facts(new).inspect_err(|_| {
+            if let Err(error) = facts(old) {
+                tracing::warn!("what was set for the refused configuration cannot be undone: {error:#}");
+            }
+        })
     }
 }
 
-/// Settings that differ and that a running daemon cannot take.
-fn needs_restart(old: &Settings, new: &Settings) -> Vec<&'static str> {
-    let differ = [
-        ("hostnameOverride", old.hostname_override != new.hostname_override),
-        ("clientConnection", old.client != new.client || old.kubeconfig != new.kubeconfig),
-    ];
-    let proxy = differ.into_iter().filter(|(_, differs)| *differs).map(|(what, _)| what);
-    proxy.chain(own_needing_restart(old, new)).collect()
+/// Whether the API server is asked in the same way. Which content types are asked for is not up to the settings.
+fn same_client(old: &Settings, new: &Settings) -> bool {
+    let client = |settings: &Settings| {
+        (settings.kubeconfig.clone(), settings.master.clone(), settings.client.qps, settings.client.burst)
+    };
+    client(old) == client(new)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::ClientOptions;
 
     #[test]
-    fn only_the_name_the_connection_and_some_of_our_own_need_a_restart() {
+    fn only_what_the_client_is_made_from_asks_for_another_one() {
         let old = Settings::default();
-        let new = Settings { mode: ProxyMode::Ipvs, masquerade_all: true, ..Settings::default() };
-        assert!(needs_restart(&old, &new).is_empty());
-        let new = Settings {
-            hostname_override: Some("other".into()),
-            kubeconfig: Some("/k".into()),
-            iptables_variant: IptablesVariant::Nft,
-            ..new
-        };
-        assert_eq!(needs_restart(&old, &new), ["hostnameOverride", "clientConnection", "iptables.variant"]);
+        let with = |client: ClientOptions| Settings { client, ..Settings::default() };
+        assert!(same_client(&old, &Settings { mode: ProxyMode::Ipvs, masquerade_all: true, ..Settings::default() }));
+        let json = ClientOptions { accept_content_types: "application/json".into(), ..old.client.clone() };
+        assert!(same_client(&old, &with(json)));
+        assert!(!same_client(&old, &with(ClientOptions { qps: 1.0, ..old.client.clone() })));
+        assert!(!same_client(&old, &with(ClientOptions { burst: 1, ..old.client.clone() })));
+        assert!(!same_client(&old, &Settings { kubeconfig: Some("/k".into()), ..Settings::default() }));
     }
 }

@@ -9,23 +9,25 @@ use clap::CommandFactory;
 
 use crate::cli::context::Facts;
 use crate::cli::logging::LogHandle;
-use crate::config::{self, Flags, LoggingOptions, Settings, normalize_flag_names};
+use crate::config::{self, Flags, LoggingOptions, ProxyMode, Settings, normalize_flag_names};
 use crate::health::{Debugging, HealthState, Listen, Pages, Probe, Server, Servers};
 use crate::iptables::base::{INVALID_COUNTER, LOCALHOST_COUNTER};
 use crate::linux::{LinuxKernel, command};
 use crate::metrics::{Feature, Metrics, PacketCounts};
 use crate::source::kube::events::ClusterEvent;
 
-pub(super) fn metrics(kernel: &LinuxKernel, facts: &Facts) -> anyhow::Result<Metrics> {
+pub(super) fn metrics(kernel: &LinuxKernel, facts: &Facts, in_force: &InForce) -> anyhow::Result<Metrics> {
     let metrics = Metrics::new(facts.families)?;
     metrics.serve_processes_started(command::processes_started)?;
-    if facts.features.packet_counters {
-        let kernel = kernel.clone();
-        metrics.serve_packet_counters(move || PacketCounts {
+    let (kernel, in_force) = (kernel.clone(), in_force.clone());
+    metrics.serve_packet_counters(move || match in_force.get().mode {
+        // A counter that the kernel does not have is not shown.
+        ProxyMode::Iptables => PacketCounts {
             invalid_dropped: kernel.counter(INVALID_COUNTER).ok(),
             localhost_node_ports_accepted: kernel.counter(LOCALHOST_COUNTER).ok(),
-        })?;
-    }
+        },
+        ProxyMode::Ipvs => PacketCounts::default(),
+    })?;
     Ok(metrics)
 }
 

@@ -9,8 +9,8 @@ use std::time::Instant;
 
 use anyhow::Context;
 
-use crate::cli::intake::Intake;
-use crate::cli::run::ends::{STOP_WITHIN, Waker, drop_until, join_until};
+use crate::cli::intake::{Held, Intake, SameNode};
+use crate::cli::run::ends::{End, STOP_WITHIN, Wake, Waker, drop_until, join_until};
 use crate::config::{Flags, Settings};
 use crate::health::HealthState;
 use crate::metrics::Metrics;
@@ -34,21 +34,30 @@ pub(super) fn recorder(flags: &Flags) -> (Recorder, Option<Outbox>) {
     (recorder, Some(outbox))
 }
 
-/// A source with the thread that passes on what it reports.
-pub(super) struct Stream {
-    source: Source,
-    intake: JoinHandle<()>,
-    wanted: Arc<AtomicBool>,
-}
-
 /// Who is told what a source reports.
+#[derive(Clone)]
 pub(super) struct Told {
     pub(super) to_sync: Sender<Message>,
     pub(super) metrics: Arc<Metrics>,
     pub(super) health: Arc<HealthState>,
 }
 
-impl Stream {
+/// The daemon's source: one stream at a time, in whose place another can come while everything else goes on.
+pub(super) struct Feed {
+    manifests: Option<String>,
+    told: Told,
+    outbox: Option<SharedOutbox>,
+    waker: Waker,
+    stream: Option<Stream>,
+}
+
+/// What a stream begins with.
+pub(super) enum Ready {
+    Manifests(String),
+    Api(Connection),
+}
+
+impl Feed {
     /// Begins. An API server that does not answer is waited for.
     pub(super) fn start(
         flags: &Flags,
@@ -57,13 +66,51 @@ impl Stream {
         told: Told,
         outbox: Option<Outbox>,
         waker: &Waker,
-    ) -> anyhow::Result<Stream> {
+    ) -> anyhow::Result<Feed> {
+        let outbox = outbox.map(|outbox| Arc::new(tokio::sync::Mutex::new(outbox)));
+        let mut feed = Feed { manifests: flags.manifests.clone(), told, outbox, waker: waker.clone(), stream: None };
+        let ready = feed.prepare(settings)?;
+        feed.stream = Some(feed.begin(ready, node_name, None)?);
+        Ok(feed)
+    }
+
+    /// Reads what a stream under these settings needs, as the kubeconfig. Asks no server, and leaves the stream that runs alone.
+    pub(super) fn prepare(&self, settings: &Settings) -> anyhow::Result<Ready> {
+        Ok(match &self.manifests {
+            Some(path) => Ready::Manifests(path.clone()),
+            None => Ready::Api(Connection::new(settings, Some(observer(&self.told.metrics)))?),
+        })
+    }
+
+    /// Ends the stream that runs and begins another in its place. What is known of the cluster holds until the new one
+    /// has given complete lists. If it cannot begin, the daemon ends.
+    pub(super) fn replace(&mut self, ready: Ready, node_name: &str, node: SameNode) {
+        if let Some(old) = self.stream.take() {
+            old.stop(SystemClock.now() + STOP_WITHIN);
+        }
+        match self.begin(ready, node_name, Some(Held::new(node))) {
+            Ok(stream) => self.stream = Some(stream),
+            Err(error) => {
+                tracing::error!("cannot watch any more: {error:#}");
+                self.waker.wake(Wake::End(End::Thread("watch")));
+            }
+        }
+    }
+
+    /// Ends. Everything that was reported has been passed on, unless the deadline comes first.
+    pub(super) fn stop(self, deadline: Instant) {
+        if let Some(stream) = self.stream {
+            stream.stop(deadline);
+        }
+    }
+
+    fn begin(&self, ready: Ready, node_name: &str, held: Option<Held>) -> anyhow::Result<Stream> {
         let (sender, events) = mpsc::channel();
-        let observer = observer(&told.metrics);
-        let intake = Intake::new(told.to_sync, told.metrics, told.health);
+        let Told { to_sync, metrics, health } = self.told.clone();
+        let intake = Intake::new(to_sync, metrics, health, held);
         // It ends when the source does.
         let wanted = Arc::new(AtomicBool::new(true));
-        let vital = waker.vital("intake");
+        let vital = self.waker.vital("intake");
         let still_wanted = Arc::clone(&wanted);
         let run = move || {
             intake.run(events);
@@ -71,40 +118,31 @@ impl Stream {
                 vital.not_needed_any_more();
             }
         };
-        let source = Source::start(flags, settings, node_name, sender, outbox, observer)?;
+        let source = match ready {
+            Ready::Manifests(path) => Source::Manifests(manifests::watch(Path::new(&path), node_name, sender)?),
+            Ready::Api(connection) => Source::Api(connection.watch(node_name, sender, self.outbox.clone())?),
+        };
         let intake = std::thread::Builder::new().name("intake".into()).spawn(run)?;
         Ok(Stream { source, intake, wanted })
     }
-
-    /// Ends. Everything that was reported has been passed on, unless the deadline comes first.
-    pub(super) fn stop(self, deadline: Instant) {
-        self.wanted.store(false, Ordering::SeqCst);
-        self.source.stop(deadline);
-        join_until(self.intake, deadline);
-    }
 }
 
-impl Source {
-    fn start(
-        flags: &Flags,
-        settings: &Settings,
-        node_name: &str,
-        sender: Sender<Event>,
-        outbox: Option<Outbox>,
-        observer: kube::Observer,
-    ) -> anyhow::Result<Source> {
-        Ok(match &flags.manifests {
-            Some(path) => Source::Manifests(manifests::watch(Path::new(path), node_name, sender)?),
-            None => Source::Api(ApiSource::start(settings, node_name, sender, outbox, Some(observer))?),
-        })
-    }
+/// A source with the thread that passes on what it reports.
+struct Stream {
+    source: Source,
+    intake: JoinHandle<()>,
+    wanted: Arc<AtomicBool>,
+}
 
+impl Stream {
     fn stop(self, deadline: Instant) {
-        match self {
+        self.wanted.store(false, Ordering::SeqCst);
+        match self.source {
             // It may be in the middle of a large file.
             Source::Manifests(watcher) => drop_until(watcher, deadline),
             Source::Api(source) => source.stop(),
         }
+        join_until(self.intake, deadline);
     }
 }
 
@@ -117,34 +155,43 @@ fn observer(metrics: &Arc<Metrics>) -> kube::Observer {
     })
 }
 
-/// The watches of the API server, on a thread with a runtime of their own.
-pub(in crate::cli) struct ApiSource {
-    stop: tokio::sync::oneshot::Sender<()>,
-    thread: JoinHandle<()>,
+/// Passed on from one stream to the next; who posts holds it.
+pub(super) type SharedOutbox = Arc<tokio::sync::Mutex<Outbox>>;
+
+/// A client for the API server, with the runtime that it needs.
+pub(in crate::cli) struct Connection {
+    runtime: tokio::runtime::Runtime,
+    client: ::kube::Client,
 }
 
-impl ApiSource {
-    /// Connects and begins to watch. An API server that does not answer is no error: it is waited for.
-    /// Posts the events of the outbox on the side.
-    pub(in crate::cli) fn start(
-        settings: &Settings,
-        node_name: &str,
-        sender: Sender<Event>,
-        outbox: Option<Outbox>,
-        observer: Option<kube::Observer>,
-    ) -> anyhow::Result<ApiSource> {
+impl Connection {
+    /// Reads the kubeconfig and what it names. Sends nothing: whether the server can be reached is found out by the watches.
+    pub(in crate::cli) fn new(settings: &Settings, observer: Option<kube::Observer>) -> anyhow::Result<Connection> {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-        let kubeconfig = settings.kubeconfig.clone();
+        let kubeconfig = settings.kubeconfig.as_deref().map(Path::new);
         let limiter = kube::Limiter::new(settings.client.qps, settings.client.burst);
         let options = kube::ConnectOptions { limiter, observer, ..kube::ConnectOptions::default() };
-        let connect = kube::connect(kubeconfig.as_deref().map(Path::new), settings.master.as_deref(), options);
+        let connect = kube::connect(kubeconfig, settings.master.as_deref(), options);
         let client = runtime.block_on(connect).context("cannot reach the API server")?;
+        Ok(Connection { runtime, client })
+    }
+
+    /// Begins to watch. An API server that does not answer is no error: it is waited for. Posts the events of the outbox on the
+    /// side.
+    pub(in crate::cli) fn watch(
+        self,
+        node_name: &str,
+        sender: Sender<Event>,
+        outbox: Option<SharedOutbox>,
+    ) -> std::io::Result<ApiSource> {
+        let Connection { runtime, client } = self;
         let (stop, stopped) = tokio::sync::oneshot::channel();
         let node_name = node_name.to_owned();
         let watch = move || {
             runtime.block_on(async {
                 if let Some(outbox) = outbox {
-                    tokio::spawn(outbox.run(client.clone()));
+                    let client = client.clone();
+                    tokio::spawn(async move { outbox.lock().await.run(&client).await });
                 }
                 let options = kube::WatchOptions::default();
                 tokio::select! {
@@ -157,7 +204,15 @@ impl ApiSource {
         let thread = std::thread::Builder::new().name("watch".into()).spawn(watch)?;
         Ok(ApiSource { stop, thread })
     }
+}
 
+/// The watches of the API server, on a thread with a runtime of their own.
+pub(in crate::cli) struct ApiSource {
+    stop: tokio::sync::oneshot::Sender<()>,
+    thread: JoinHandle<()>,
+}
+
+impl ApiSource {
     /// Ends the watches.
     pub(in crate::cli) fn stop(self) {
         let _gone = self.stop.send(());

@@ -6,6 +6,10 @@ fn listen(healthz: Option<SocketAddr>, metrics: Option<SocketAddr>) -> Listen {
     Listen { healthz, metrics, retry: Duration::from_secs(3600) }
 }
 
+fn rebind(setup: &Setup, listen: &Listen) -> Result<(), RebindError> {
+    setup.servers.bind(listen).map(|to| setup.servers.move_to(to))
+}
+
 fn running() -> (Setup, SocketAddr, SocketAddr) {
     let setup = start_with(ephemeral(), Duration::from_secs(3600));
     let health = eventually("health", || setup.servers.bound().healthz);
@@ -17,13 +21,13 @@ fn running() -> (Setup, SocketAddr, SocketAddr) {
 fn a_server_moves_and_the_other_stays() {
     let (setup, health, metrics) = running();
     let to: SocketAddr = "127.0.0.2:0".parse().unwrap();
-    setup.servers.rebind(&listen(Some(to), ephemeral())).unwrap();
+    rebind(&setup, &listen(Some(to), ephemeral())).unwrap();
     let moved = eventually("moved", || setup.servers.bound().healthz);
     assert_eq!(moved.ip(), to.ip());
     assert_eq!(get(moved, "/livez").unwrap().status, 200);
     eventually("the old address is closed", || get(health, "/livez").is_err().then_some(()));
     assert_eq!(setup.servers.bound().metrics, Some(metrics), "its address is the same");
-    setup.servers.rebind(&listen(None, ephemeral())).unwrap();
+    rebind(&setup, &listen(None, ephemeral())).unwrap();
     eventually("closed", || get(moved, "/livez").is_err().then_some(()));
     assert_eq!(setup.servers.bound(), Bound { healthz: None, metrics: Some(metrics) });
 }
@@ -32,10 +36,10 @@ fn a_server_moves_and_the_other_stays() {
 fn a_server_moves_between_one_address_and_all_on_the_same_port() {
     let (setup, health, _) = running();
     let all = SocketAddr::from(([0, 0, 0, 0], health.port()));
-    setup.servers.rebind(&listen(Some(all), ephemeral())).unwrap();
+    rebind(&setup, &listen(Some(all), ephemeral())).unwrap();
     eventually("moved", || (setup.servers.bound().healthz == Some(all)).then_some(()));
     eventually("answers", || get(SocketAddr::from(([127, 0, 0, 2], health.port())), "/livez").ok());
-    setup.servers.rebind(&listen(Some(health), ephemeral())).unwrap();
+    rebind(&setup, &listen(Some(health), ephemeral())).unwrap();
     eventually("back", || (setup.servers.bound().healthz == Some(health)).then_some(()));
     eventually("only one", || get(SocketAddr::from(([127, 0, 0, 2], health.port())), "/livez").is_err().then_some(()));
     assert_eq!(get(health, "/livez").unwrap().status, 200);
@@ -47,10 +51,10 @@ fn all_stays_if_one_address_cannot_be_bound() {
     let (setup, health, metrics) = running();
     let blocker = TcpListener::bind("127.0.0.1:0").unwrap();
     let taken = blocker.local_addr().unwrap();
-    let error = setup.servers.rebind(&listen(Some("127.0.0.2:0".parse().unwrap()), Some(taken))).unwrap_err();
+    let error = rebind(&setup, &listen(Some("127.0.0.2:0".parse().unwrap()), Some(taken))).unwrap_err();
     assert_eq!((error.server, error.address), (Server::Metrics, taken));
     // The address of the other server is taken as well.
-    let error = setup.servers.rebind(&listen(Some(metrics), ephemeral())).unwrap_err();
+    let error = rebind(&setup, &listen(Some(metrics), ephemeral())).unwrap_err();
     assert_eq!((error.server, error.address), (Server::Health, metrics));
     assert_eq!(setup.servers.bound(), Bound { healthz: Some(health), metrics: Some(metrics) });
     assert_eq!(get(health, "/livez").unwrap().status, 200);

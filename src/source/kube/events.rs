@@ -174,8 +174,9 @@ pub fn recorder(hostname: &str) -> (Recorder, Outbox) {
 }
 
 impl Outbox {
-    /// Posts events until no recorder is left. A server that does not answer, or refuses, disturbs nobody.
-    pub async fn run(mut self, client: Client) {
+    /// Posts events until no recorder is left. A server that does not answer, or refuses, disturbs nobody. When the future is
+    /// dropped, what waits is left for the next run.
+    pub async fn run(&mut self, client: &Client) {
         let mut open = true;
         while open {
             let received = timeout(TICK, self.queue.recv()).await;
@@ -189,7 +190,7 @@ impl Outbox {
                 Err(_) => self.series.tick(Instant::now()),
             };
             for post in posts {
-                self.post(&client, &post).await;
+                self.post(client, &post).await;
             }
             self.waiting.fetch_sub(settled, Ordering::SeqCst);
         }
