@@ -5,7 +5,7 @@ mod api_server;
 
 use std::collections::BTreeMap;
 use std::sync::mpsc::{Receiver, channel};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use api_server::{ApiServer, Resource};
 use portolan::model::{Change, Cluster, ObjectKind, Objects, ServiceName};
@@ -21,6 +21,7 @@ struct Source {
     complete: (usize, usize),
     notes: BTreeMap<(ObjectKind, String), Vec<String>>,
     restarts: Vec<(ObjectKind, String)>,
+    heard: Vec<(ObjectKind, Option<SystemTime>)>,
     stop: Option<tokio::sync::oneshot::Sender<()>>,
 }
 
@@ -58,6 +59,7 @@ impl Source {
             complete: (0, 0),
             notes: BTreeMap::new(),
             restarts: Vec::new(),
+            heard: Vec::new(),
             stop: Some(stop),
         }
     }
@@ -79,6 +81,7 @@ impl Source {
                 self.notes.insert((kind, object), notes.iter().map(ToString::to_string).collect());
             }
             Event::WatchRestarted { kind, reason } => self.restarts.push((kind, reason)),
+            Event::Heard { kind, triggered_at } => self.heard.push((kind, triggered_at)),
         }
     }
 
@@ -518,6 +521,29 @@ fn interruptions_far_from_each_other_do_not_lengthen_the_wait() {
         assert!(dropped.elapsed() < Duration::from_secs(5), "interruption {round}: {:?}", dropped.elapsed());
     }
     assert_eq!(source.complete, (1, 1));
+}
+
+#[test]
+fn bookmarks_ends_of_lists_and_times_of_changes_are_reported_and_old_times_are_not() {
+    let triggered = |name: &str, second: u64| {
+        let mut slice = slice(name, "s1", &["10.1.0.9"]);
+        slice["metadata"]["annotations"] =
+            json!({"endpoints.kubernetes.io/last-change-trigger-time": format!("2026-01-01T00:00:{second:02}Z")});
+        slice
+    };
+    let server = server();
+    server.apply(triggered("s1-b", 1));
+    let mut source = synced_source(&server);
+    source.until("three lists have ended", |source| source.heard.len() == 3);
+    assert!(source.heard.iter().all(|(_, time)| time.is_none()), "{:?}", source.heard);
+    source.heard.clear();
+    server.bookmark(Resource::Nodes);
+    source.until("a bookmark", |source| source.heard == [(ObjectKind::Node, None)]);
+    server.apply(triggered("s1-b", 2));
+    server.apply(triggered("s1-b", 4));
+    source.until("two changes", |source| source.heard.len() == 3);
+    let times: Vec<_> = source.heard[1..].iter().map(|(_, time)| time.unwrap()).collect();
+    assert_eq!(times[1].duration_since(times[0]).unwrap(), Duration::from_secs(2));
 }
 
 #[test]

@@ -83,7 +83,7 @@ impl State {
             Event::Notes { kind, object, notes } => {
                 self.notes.insert((kind, object), notes.iter().map(ToString::to_string).collect());
             }
-            other @ Event::WatchRestarted { .. } => panic!("unexpected {other:?}"),
+            other @ (Event::Heard { .. } | Event::WatchRestarted { .. }) => panic!("unexpected {other:?}"),
         }
     }
 

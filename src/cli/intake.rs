@@ -13,6 +13,7 @@ use crate::metrics::Metrics;
 use crate::model::{Change, Note, ObjectKind};
 use crate::source::Event;
 use crate::sync::Message;
+use crate::sync::clock::{Clock, SystemClock};
 
 pub(super) use held::{Held, SameNode};
 
@@ -54,6 +55,9 @@ impl Intake {
                 Event::WatchRestarted { kind, reason } => {
                     tracing::warn!(%kind, reason, "watch begins again");
                     self.metrics.watch_restarted(kind);
+                }
+                Event::Heard { kind, triggered_at } => {
+                    self.metrics.watch_heard(kind, triggered_at, SystemClock.wall());
                 }
             }
         }

@@ -123,6 +123,7 @@ fn changes(flags: &Flags, settings: &Settings, facts: &Facts) -> anyhow::Result<
             Event::Change(change) => changes.push(change),
             Event::Notes { notes, .. } => notes.iter().for_each(|note| tracing::warn!("{note}")),
             Event::WatchRestarted { kind, reason } => tracing::warn!(%kind, reason, "watch begins again"),
+            Event::Heard { .. } => {}
         }
     }
     Ok(changes)

@@ -37,7 +37,7 @@ fn load(path: &Path, node_name: &str) -> anyhow::Result<(Cluster, Vec<Note>)> {
         match event {
             Event::Change(change) => drop(cluster.apply(change)),
             Event::Notes { notes: more, .. } => notes.extend(more),
-            Event::WatchRestarted { .. } => {}
+            Event::WatchRestarted { .. } | Event::Heard { .. } => {}
         }
     }
     Ok((cluster, notes))

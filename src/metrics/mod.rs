@@ -12,6 +12,7 @@ mod process;
 mod proxy;
 mod reference;
 mod rest_client;
+mod watch;
 
 use std::time::{Duration, SystemTime};
 
@@ -38,6 +39,7 @@ pub struct Metrics {
     proxy: proxy::ProxyMetrics,
     own: own::OwnMetrics,
     rest_client: rest_client::RestClientMetrics,
+    watch: watch::WatchMetrics,
     build: build::BuildMetrics,
     configuration: configuration::ConfigurationMetrics,
 }
@@ -50,10 +52,11 @@ impl Metrics {
         let proxy = proxy::ProxyMetrics::register(&registry, &enabled)?;
         let own = own::OwnMetrics::register(&registry, &enabled)?;
         let rest_client = rest_client::RestClientMetrics::register(&registry)?;
+        let watch = watch::WatchMetrics::register(&registry)?;
         registry.register(Box::new(process::ProcessCollector::new()?))?;
         let build = build::BuildMetrics::register(&registry)?;
         let configuration = configuration::ConfigurationMetrics::register(&registry)?;
-        Ok(Metrics { registry, families, proxy, own, rest_client, build, configuration })
+        Ok(Metrics { registry, families, proxy, own, rest_client, watch, build, configuration })
     }
 
     /// Serves the packet counters of the kernel's nfacct objects, read by `read` at each scrape. Without this call the
@@ -122,7 +125,13 @@ impl Metrics {
 
     /// A watch was interrupted and begins again.
     pub fn watch_restarted(&self, kind: ObjectKind) {
-        self.own.watch_restarted(kind);
+        self.watch.restarted(kind);
+    }
+
+    /// The API server was heard about a kind of object at `now` (wall clock), if only in a bookmark. `triggered_at`: the
+    /// change that it told of.
+    pub fn watch_heard(&self, kind: ObjectKind, triggered_at: Option<SystemTime>, now: SystemTime) {
+        self.watch.heard(kind, triggered_at, now);
     }
 
     /// A request to the API server waited for its turn; for no time where it had one at once.

@@ -18,12 +18,12 @@ pub(super) struct OwnMetrics {
     failed_dumps: IntCounterVec,
     inconsistent_services: IntCounter,
     unprogrammed_services: IntGauge,
-    watch_restarts: IntCounterVec,
     items: IntGaugeVec,
     draining: IntGauge,
 }
 
-const KINDS: [ObjectKind; 4] = [ObjectKind::Service, ObjectKind::EndpointSlice, ObjectKind::Node, ObjectKind::Document];
+pub(super) const KINDS: [ObjectKind; 4] =
+    [ObjectKind::Service, ObjectKind::EndpointSlice, ObjectKind::Node, ObjectKind::Document];
 
 /// The kinds of operations ([`crate::kernel::Op::kind`]), for series that begin at 0.
 const OPERATIONS: [&str; 7] =
@@ -73,11 +73,6 @@ impl OwnMetrics {
             )?,
             inconsistent_services: registered(registry, IntCounter::with_opts(inconsistent)?)?,
             unprogrammed_services: registered(registry, IntGauge::with_opts(unprogrammed)?)?,
-            watch_restarts: counters(
-                "watch_restarts_total",
-                &["kind"],
-                "Watches that were interrupted and begun again.",
-            )?,
             items: registered(registry, IntGaugeVec::new(items, &["ip_family", "kind"])?)?,
             draining: registered(registry, IntGauge::with_opts(draining)?)?,
         };
@@ -89,7 +84,6 @@ impl OwnMetrics {
         for kind in KINDS.map(kind_label) {
             let _ = self.objects_rejected.with_label_values(&[kind]);
             let _ = self.objects_with_problems.with_label_values(&[kind]);
-            let _ = self.watch_restarts.with_label_values(&[kind]);
         }
         for operation in OPERATIONS {
             let _ = self.operations.with_label_values(&[operation, "ok"]);
@@ -142,13 +136,9 @@ impl OwnMetrics {
         let count = i64::try_from(count).unwrap_or(i64::MAX);
         self.objects_with_problems.with_label_values(&[kind_label(kind)]).set(count);
     }
-
-    pub(super) fn watch_restarted(&self, kind: ObjectKind) {
-        self.watch_restarts.with_label_values(&[kind_label(kind)]).inc();
-    }
 }
 
-fn kind_label(kind: ObjectKind) -> &'static str {
+pub(super) fn kind_label(kind: ObjectKind) -> &'static str {
     match kind {
         ObjectKind::Service => "Service",
         ObjectKind::EndpointSlice => "EndpointSlice",

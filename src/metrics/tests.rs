@@ -223,6 +223,9 @@ fn changes_and_what_waits_of_them_are_counted() {
     metrics.object_rejected(ObjectKind::Service);
     metrics.set_objects_with_problems(ObjectKind::Service, 4);
     metrics.watch_restarted(ObjectKind::Node);
+    metrics.watch_heard(ObjectKind::EndpointSlice, Some(at(57)), at(60));
+    // The node's clock is behind.
+    metrics.watch_heard(ObjectKind::EndpointSlice, Some(at(62)), at(61));
     let text = metrics.render();
     for line in [
         "kubeproxy_sync_proxy_rules_service_changes_total 1",
@@ -235,6 +238,10 @@ fn changes_and_what_waits_of_them_are_counted() {
         "portolan_objects_rejected_total{kind=\"Service\"} 1",
         "portolan_objects_with_problems{kind=\"Service\"} 4",
         "portolan_watch_restarts_total{kind=\"Node\"} 1",
+        "portolan_watch_last_heard_timestamp_seconds{kind=\"EndpointSlice\"} 61",
+        "portolan_watch_last_heard_timestamp_seconds{kind=\"Node\"} 0",
+        "portolan_watch_lag_seconds_sum 3",
+        "portolan_watch_lag_seconds_count 2",
     ] {
         shows(&text, line);
     }

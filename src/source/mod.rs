@@ -8,6 +8,8 @@ pub(crate) mod files;
 pub mod kube;
 pub mod manifests;
 
+use std::time::SystemTime;
+
 use crate::model::{Change, Note, ObjectKind};
 
 /// What a source reports.
@@ -31,5 +33,13 @@ pub enum Event {
         kind: ObjectKind,
         /// Why, for people.
         reason: String,
+    },
+    /// The API server was heard: a bookmark, the end of a list, or an event that no list brought. Of events that follow each
+    /// other within a second this is reported only for those with a time.
+    Heard {
+        /// Which kind of object is watched.
+        kind: ObjectKind,
+        /// When what the event tells of happened; known for EndpointSlices.
+        triggered_at: Option<SystemTime>,
     },
 }

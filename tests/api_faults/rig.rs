@@ -1,7 +1,7 @@
 //! A node with 10,000 Services, a few of which have real pods and real clients.
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use serde_json::Value;
 
@@ -100,9 +100,7 @@ impl Rig {
             self.rule_count() == rules_before - RULES_OF_ONE
         });
         eventually(&format!("after {name:?} it is healthy"), || self.daemon.healthz() == 200);
-        eventually(&format!("after {name:?} everything is watched"), || {
-            ALL.iter().all(|resource| self.server.open_watches(*resource) == 1)
-        });
+        self.wait_for_watches(name);
         self.round += 1;
         let requests = self.server.requests().split_off(asked);
         let lists = requests.iter().filter(|request| is_beginning(request)).count();
@@ -154,6 +152,20 @@ impl Rig {
         let before = restarts();
         interrupt(&self.server);
         eventually(&format!("the end of the {kind} watch is noticed"), || restarts() > before);
+    }
+
+    /// Waits until the daemon has come to the end of each list and is heard of by bookmarks. An open watch alone may still
+    /// bring a list.
+    fn wait_for_watches(&self, name: &str) {
+        let begun = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).expect("a clock").as_secs_f64();
+        for (resource, kind) in ALL.into_iter().zip(["Service", "EndpointSlice", "Node"]) {
+            let label = format!("kind=\"{kind}\"");
+            eventually(&format!("after {name:?} {kind} is watched"), || {
+                self.server.bookmark(resource);
+                self.daemon.metric("portolan_watch_last_heard_timestamp_seconds", &label) > begun
+                    && self.server.open_watches(resource) == 1
+            });
+        }
     }
 
     fn rule_count(&self) -> i64 {

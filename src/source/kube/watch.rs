@@ -12,7 +12,7 @@
 use std::collections::HashSet;
 use std::sync::mpsc::Sender;
 use std::sync::{Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use futures::{AsyncBufRead, AsyncBufReadExt, AsyncReadExt};
 use kube::Client;
@@ -21,6 +21,7 @@ use kube::core::{Request, Status, WatchEvent};
 use serde::Deserialize;
 use tokio::time::timeout;
 
+use crate::model::Change;
 use crate::model::convert::{Interner, object_name};
 use crate::source::Event;
 use crate::source::kube::WatchOptions;
@@ -32,6 +33,9 @@ const END_OF_LIST: &str = "k8s.io/initial-events-end";
 
 /// No event is longer: what etcd stores has at most a tenth of it. Garbage without line ends must not fill the memory.
 const MAX_LINE_BYTES: u64 = 16 << 20;
+
+/// How often it is reported at least that the server was heard, while events follow each other.
+const HEARD_EVERY: Duration = Duration::from_secs(1);
 
 /// Why a list or watch ended.
 enum End {
@@ -64,6 +68,8 @@ pub(super) struct Watch<'a, K: Kind> {
     /// Since when there is a watch from a position, and the server answers it; `None`: there is none.
     watching: Option<Instant>,
     position: Option<String>,
+    /// When it was last reported that the server was heard.
+    heard: Option<Instant>,
     /// Whether to try streamed lists.
     streaming: bool,
     /// Objects about which notes have been sent.
@@ -109,6 +115,7 @@ impl<'a, K: Kind> Watch<'a, K> {
             backoff: Backoff::new(options.min_backoff, options.max_backoff),
             watching: None,
             position: None,
+            heard: None,
             streaming: true,
             noted: HashSet::new(),
             listing: None,
@@ -274,12 +281,14 @@ impl<'a, K: Kind> Watch<'a, K> {
             }
             WatchEvent::Deleted(object) => {
                 self.delete(&object)?;
+                self.heard_of(None)?;
                 self.advance(&object)
             }
             WatchEvent::Bookmark(bookmark) => {
                 let version = bookmark.metadata.resource_version;
                 if self.listing.is_none() {
                     self.position = Some(version);
+                    self.heard(None)?;
                 } else if bookmark.metadata.annotations.contains_key(END_OF_LIST) {
                     self.end_list(version)?;
                 }
@@ -323,7 +332,26 @@ impl<'a, K: Kind> Watch<'a, K> {
         }
         self.position = Some(version);
         self.watching = Some(Instant::now());
-        Ok(())
+        self.heard(None)
+    }
+
+    /// Reports that the server was heard.
+    fn heard(&mut self, triggered_at: Option<SystemTime>) -> Result<(), End> {
+        self.heard = Some(Instant::now());
+        self.send(Event::Heard { kind: K::KIND, triggered_at })
+    }
+
+    /// The same for an event, of which there may be thousands in a second. What a list brings is old.
+    fn heard_of(&mut self, change: Option<&Change>) -> Result<(), End> {
+        let triggered_at = match change {
+            Some(Change::Slice(_, Some(slice))) => slice.triggered_at,
+            _ => None,
+        };
+        let lately = self.heard.is_some_and(|heard| heard.elapsed() < HEARD_EVERY);
+        if self.listing.is_some() || lately && triggered_at.is_none() {
+            return Ok(());
+        }
+        self.heard(triggered_at)
     }
 
     fn apply(&mut self, object: &K::Object) -> Result<(), End> {
@@ -336,6 +364,7 @@ impl<'a, K: Kind> Watch<'a, K> {
         if let Some(listing) = &mut self.listing {
             listing.names.insert(name);
         }
+        self.heard_of(Some(&change))?;
         self.send(Event::Change(change))
     }
 
