@@ -18,17 +18,18 @@ fn under_ten_thousand_services_no_request_fails_when_the_api_server_lies() {
     let mut rig = Rig::start(5);
     let changing = || service("changing", &FAMILIES.map(|family| cluster_ip(family, 2)));
 
+    let stranger = || service("stranger", &FAMILIES.map(|family| cluster_ip(family, 90)));
+    let newest = u64::MAX / 2;
     let unknown = |rig: &Rig| {
-        let stranger = || service("stranger", &FAMILIES.map(|family| cluster_ip(family, 90)));
-        let newest = u64::MAX / 2;
         rig.server.send_raw(Resource::Services, &line("DELETED", stranger(), newest));
         rig.server.send_raw(Resource::Services, &line("ADDED", changing(), newest));
         rig.server.send_raw(Resource::Services, &line("ADDED", changing(), newest));
         rig.server.send_raw(Resource::Services, &line("MODIFIED", stranger(), newest));
         rig.server.send_raw(Resource::Services, &line("DELETED", stranger(), newest));
     };
-    // The version of the last lie lies in the future; the server says so when the watch goes on.
+    // The version of the last lie lies in the future, and nothing true comes after it; the server says so when the watch goes on.
     let requests = rig.fault("events for what is unknown or known already", unknown, |rig| {
+        rig.server.send_raw(Resource::Services, &line("DELETED", stranger(), newest));
         rig.server.end_watches(Resource::Services);
     });
     assert_eq!(lists(&requests, Resource::Services), 1);
