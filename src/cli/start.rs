@@ -159,17 +159,7 @@ pub(super) enum Prepare {
 
 /// Sets what concerns the node and no mode.
 fn prepare_node(settings: &Settings) -> anyhow::Result<()> {
-    let wanted = &settings.conntrack;
-    let remarks = linux::node::set_up_conntrack(&linux::node::Conntrack {
-        max_per_core: wanted.max_per_core,
-        min: wanted.min,
-        tcp_established_timeout: wanted.tcp_established_timeout,
-        tcp_close_wait_timeout: wanted.tcp_close_wait_timeout,
-        tcp_be_liberal: wanted.tcp_be_liberal,
-        udp_timeout: wanted.udp_timeout,
-        udp_stream_timeout: wanted.udp_stream_timeout,
-    })
-    .context("could not set conntrack parameters")?;
+    let remarks = linux::node::set_up_conntrack(&settings.conntrack).context("could not set conntrack parameters")?;
     remarks.iter().for_each(|remark| tracing::warn!("{remark}"));
     if let Some(remark) = linux::node::set_oom_score(settings.oom_score_adj) {
         tracing::warn!("the OOM score stays as it is: {remark}");

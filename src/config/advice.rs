@@ -3,24 +3,8 @@
 
 use std::time::Duration;
 
-use crate::config::{DetectLocal, EXTERNAL_IPS_GATE, IpvsOptions, NodePortSetting, ProxyMode, Settings, VipSetting};
+use crate::config::{DetectLocal, IpvsOptions, NodePortSetting, ProxyMode, Settings, VipSetting};
 use crate::net::{IpFamily, PerFamily};
-
-/// The feature gates of kube-proxy: what they switch on is always there, or not there at all.
-const KNOWN_GATES: [&str; 12] = [
-    "AllAlpha",
-    "AllBeta",
-    EXTERNAL_IPS_GATE,
-    "ComponentFlagz",
-    "ComponentStatusz",
-    "ContextualLogging",
-    "LoggingAlphaOptions",
-    "LoggingBetaOptions",
-    "MultiCIDRServiceAllocator",
-    "NFTablesProxyMode",
-    "NativeHistograms",
-    "PreferSameTrafficDistribution",
-];
 
 /// Remarks on settings, for a node on which these families are programmed; one line each.
 pub fn advice(settings: &Settings, families: PerFamily<bool>) -> Vec<String> {
@@ -60,9 +44,6 @@ pub fn advice(settings: &Settings, families: PerFamily<bool>) -> Vec<String> {
                 ));
             }
         }
-    }
-    for gate in settings.feature_gates.keys().filter(|gate| !KNOWN_GATES.contains(&gate.as_str())) {
-        remarks.push(format!("the feature gate {gate} is not known here and has no effect"));
     }
     match settings.mode {
         ProxyMode::Iptables if settings.ipvs != IpvsOptions::default() => {
@@ -173,13 +154,6 @@ mod tests {
             &advice(&in_ipvs_mode("10.0.0.0/8", "10.244.0.0/16", odd), V4),
             &["ipvs.udpTimeout is less than a second", "--ipvs-service-cidrs has no IPv4 range"],
         );
-    }
-
-    #[test]
-    fn a_feature_gate_that_is_not_known_is_named() {
-        let feature_gates = [("AllowServiceExternalIPs".to_owned(), false), ("Foo".to_owned(), true)].into();
-        let settings = Settings { feature_gates, ..in_ipvs_mode("10.0.0.0/8", "10.0.0.0/8", IpvsOptions::default()) };
-        begins(&advice(&settings, V4), &["the feature gate Foo is not known"]);
     }
 
     #[test]

@@ -174,7 +174,7 @@ fn local_traffic(setting: &DetectLocal) -> Map<String, Value> {
 fn feature_gates(settings: &Settings) -> BTreeMap<String, bool> {
     let mut gates = settings.feature_gates.clone();
     if !settings.allow_external_ips {
-        gates.insert(crate::config::EXTERNAL_IPS_GATE.to_owned(), false);
+        gates.insert(crate::config::gates::EXTERNAL_IPS.to_owned(), false);
     }
     gates
 }

@@ -3,9 +3,11 @@
 
 use std::time::Duration;
 
+use crate::config::ClientOptions;
 use crate::config::duration::GoDuration;
+use crate::config::options::CONNTRACK;
 use crate::config::validate::Checker;
-use crate::config::{ClientOptions, ConntrackOptions};
+use crate::kernel::Conntrack;
 
 /// `clientConnection`, without the kubeconfig. Empty, absent and 0 all mean the default.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -59,8 +61,8 @@ impl Checker {
         }
     }
 
-    pub(super) fn conntrack(&mut self, raw: &RawConntrack) -> ConntrackOptions {
-        let defaults = ConntrackOptions::default();
+    pub(super) fn conntrack(&mut self, raw: &RawConntrack) -> Conntrack {
+        let defaults = CONNTRACK;
         let path = |field: &str| format!("KubeProxyLinuxConfiguration.KubeProxyConntrackConfiguration.{field}");
         let mut count = |field: &str, given: Option<i32>, default: u32| {
             given.map_or(default, |given| self.count(&path(field), given))
@@ -70,7 +72,7 @@ impl Checker {
         let mut time = |field: &str, given: Option<GoDuration>, default: Duration| {
             given.map_or(default, |given| self.not_negative(&path(field), given))
         };
-        ConntrackOptions {
+        Conntrack {
             max_per_core,
             min,
             tcp_established_timeout: time(

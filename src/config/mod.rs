@@ -9,6 +9,7 @@ pub mod duration;
 mod effective;
 mod file;
 mod flags;
+mod gates;
 mod groups;
 mod ipvs;
 mod logging;
@@ -25,6 +26,7 @@ use std::time::Duration;
 use ipnet::IpNet;
 
 use crate::config::duration::GoDuration;
+use crate::kernel::Conntrack;
 use crate::net::PerFamily;
 
 pub use advice::advice;
@@ -34,11 +36,8 @@ pub use flags::{
     ClientFlags, ConntrackFlags, Flags, LogFormat, LoggingFlags, ProcessFlags, Vmodule, normalize_flag_names,
 };
 pub use ipvs::{IpvsFlags, IpvsOptions, VipSetting};
-pub use options::{ClientOptions, ConntrackOptions, LoggingOptions, StreamOptions};
+pub use options::{ClientOptions, LoggingOptions, StreamOptions};
 pub use own::{OwnFlags, effective_own, own_needing_restart};
-
-/// The one feature gate that matters here. Others are those of the whole cluster and none of our business.
-const EXTERNAL_IPS_GATE: &str = "AllowServiceExternalIPs";
 
 /// Everything that can be set, checked and with defaults in place.
 #[derive(Clone, Debug, PartialEq)]
@@ -84,7 +83,7 @@ pub struct Settings {
     /// How the API server is asked.
     pub client: ClientOptions,
     /// Limits and times of connection tracking.
-    pub conntrack: ConntrackOptions,
+    pub conntrack: Conntrack,
     /// The log.
     pub logging: LoggingOptions,
     /// End when an address of the health or the metrics server cannot be bound.
@@ -266,7 +265,7 @@ impl Default for Settings {
             iptables_variant: IptablesVariant::Auto,
             ipvs: IpvsOptions::default(),
             client: ClientOptions::default(),
-            conntrack: ConntrackOptions::default(),
+            conntrack: options::CONNTRACK,
             logging: LoggingOptions::default(),
             bind_address_hard_fail: false,
             profiling: false,

@@ -1,8 +1,9 @@
-//! Settings that belong together: the connection to the API server, connection tracking, the log.
+//! Settings that belong together: the connection to the API server, the log; and the defaults of connection tracking.
 
 use std::time::Duration;
 
 use crate::config::LogFormat;
+use crate::kernel::Conntrack;
 
 /// How the API server is asked: `clientConnection`.
 #[derive(Clone, Debug, PartialEq)]
@@ -15,25 +16,6 @@ pub struct ClientOptions {
     pub qps: f32,
     /// Requests that may be made at once after a pause. More than 0.
     pub burst: u32,
-}
-
-/// Limits and times of the kernel's connection tracking: `conntrack`. 0 means: what the kernel has is left alone.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct ConntrackOptions {
-    /// Entries per processor.
-    pub max_per_core: u32,
-    /// The least number of entries, whatever the number of processors.
-    pub min: u32,
-    /// How long an idle established TCP connection is remembered.
-    pub tcp_established_timeout: Duration,
-    /// The same for one that the other side has closed.
-    pub tcp_close_wait_timeout: Duration,
-    /// Take TCP packets outside the window for valid.
-    pub tcp_be_liberal: bool,
-    /// How long a UDP flow without answer is remembered.
-    pub udp_timeout: Duration,
-    /// The same for one with answers.
-    pub udp_stream_timeout: Duration,
 }
 
 /// `logging`.
@@ -73,19 +55,16 @@ impl Default for ClientOptions {
     }
 }
 
-impl Default for ConntrackOptions {
-    fn default() -> ConntrackOptions {
-        ConntrackOptions {
-            max_per_core: 32 * 1024,
-            min: 128 * 1024,
-            tcp_established_timeout: Duration::from_secs(24 * 60 * 60),
-            tcp_close_wait_timeout: Duration::from_secs(60 * 60),
-            tcp_be_liberal: false,
-            udp_timeout: Duration::ZERO,
-            udp_stream_timeout: Duration::ZERO,
-        }
-    }
-}
+/// kube-proxy's defaults of `conntrack`.
+pub(super) const CONNTRACK: Conntrack = Conntrack {
+    max_per_core: 32 * 1024,
+    min: 128 * 1024,
+    tcp_established_timeout: Duration::from_secs(24 * 60 * 60),
+    tcp_close_wait_timeout: Duration::from_secs(60 * 60),
+    tcp_be_liberal: false,
+    udp_timeout: Duration::ZERO,
+    udp_stream_timeout: Duration::ZERO,
+};
 
 impl Default for LoggingOptions {
     fn default() -> LoggingOptions {

@@ -274,12 +274,12 @@ fn a_flag_that_is_given_empty_is_not_set() {
 
 #[test]
 fn feature_gates_are_read_from_the_flag_as_from_the_file() {
-    let by_flags = from_flags(&["--feature-gates=SomeOther=true,AllowServiceExternalIPs=false"]).unwrap();
-    let feature_gates = [("SomeOther".to_owned(), true), ("AllowServiceExternalIPs".to_owned(), false)].into();
+    let by_flags = from_flags(&["--feature-gates=WatchList=true,AllowServiceExternalIPs=false"]).unwrap();
+    let feature_gates = [("WatchList".to_owned(), true), ("AllowServiceExternalIPs".to_owned(), false)].into();
     assert_eq!(by_flags, Settings { allow_external_ips: false, feature_gates, ..Settings::default() });
-    let body = "featureGates: {SomeOther: true, AllowServiceExternalIPs: false}\n";
+    let body = "featureGates: {WatchList: true, AllowServiceExternalIPs: false}\n";
     assert_eq!(by_flags, from_file(body).unwrap());
-    let repeated = from_flags(&["--feature-gates=AllowServiceExternalIPs=false", "--feature-gates", "Other=true"]);
+    let repeated = from_flags(&["--feature-gates=AllowServiceExternalIPs=false", "--feature-gates", "WatchList=true"]);
     assert!(!repeated.unwrap().allow_external_ips);
     for bad in ["--feature-gates=AllowServiceExternalIPs", "--feature-gates=AllowServiceExternalIPs=maybe"] {
         assert!(Program::try_parse_from(["portolan", bad]).is_err(), "{bad}");
@@ -316,7 +316,9 @@ fn each_way_to_detect_local_traffic_is_read() {
         assert_eq!(from_file(body).unwrap().detect_local, expected, "{body}");
     }
     assert_eq!(from_flags(&["--nodeport-addresses=primary"]).unwrap().node_port_addresses, NodePortSetting::Primary);
-    assert!(!from_file("featureGates: {AllowServiceExternalIPs: false, Other: true}\n").unwrap().allow_external_ips);
+    assert!(
+        !from_file("featureGates: {AllowServiceExternalIPs: false, WatchList: true}\n").unwrap().allow_external_ips
+    );
 }
 
 #[test]

@@ -7,9 +7,7 @@ use ipnet::IpNet;
 
 use crate::config::duration::GoDuration;
 use crate::config::ipvs::RawIpvs;
-use crate::config::{
-    ConfigError, DetectLocal, EXTERNAL_IPS_GATE, IpvsOptions, NodePortSetting, ProxyMode, RawConfig, Settings,
-};
+use crate::config::{ConfigError, DetectLocal, IpvsOptions, NodePortSetting, ProxyMode, RawConfig, Settings, gates};
 use crate::kernel::item::Scheduler;
 use crate::net::IpFamily;
 use crate::net::{parse_cidr, parse_ip, parse_socket};
@@ -24,12 +22,13 @@ const ROOT: &str = "KubeProxyConfiguration";
 /// Collects errors while values are read; a value that is wrong is replaced by anything, since it is never used.
 #[derive(Default)]
 pub(super) struct Checker {
-    errors: Vec<ConfigError>,
+    pub(super) errors: Vec<ConfigError>,
 }
 
 /// Checks everything and puts defaults in place. The settings are of no use if there are errors.
 pub(super) fn validate(raw: &RawConfig) -> (Settings, Vec<ConfigError>) {
     let mut check = Checker::default();
+    check.feature_gates(&raw.feature_gates);
     let defaults = Settings::default();
     let bind_address = check.bind_address(&raw.bind_address);
     let mode = check.mode(&raw.mode);
@@ -60,11 +59,11 @@ pub(super) fn validate(raw: &RawConfig) -> (Settings, Vec<ConfigError>) {
         localhost_node_ports: raw.localhost_node_ports.unwrap_or(defaults.localhost_node_ports),
         detect_local: check.detect_local(raw),
         node_port_addresses: check.node_port_addresses(&raw.node_port_addresses),
-        allow_external_ips: raw.feature_gates.get(EXTERNAL_IPS_GATE).copied().unwrap_or(defaults.allow_external_ips),
+        allow_external_ips: gates::external_ips(&raw.feature_gates),
         feature_gates: raw.feature_gates.clone(),
         client: check.client(&raw.client),
         conntrack: check.conntrack(&raw.conntrack),
-        logging: check.logging(&raw.logging),
+        logging: check.logging(&raw.logging, &raw.feature_gates),
         bind_address_hard_fail: raw.process.bind_address_hard_fail,
         profiling: raw.process.profiling,
         oom_score_adj: check.oom_score_adj(raw.process.oom_score_adj, defaults.oom_score_adj),

@@ -5,6 +5,7 @@
 
 pub mod census;
 pub mod chain;
+mod conntrack;
 pub mod fake;
 pub mod fault;
 mod flow;
@@ -20,6 +21,7 @@ pub mod trace;
 use crate::net::{IpFamily, PerFamily};
 
 pub use chain::{ChainBody, ChainKey, ChainName, ChainNameError, Digest, DigestBuilder, Table, TableId};
+pub use conntrack::Conntrack;
 pub use flow::{Flow, FlowEnd, FlowQuery};
 pub use item::{Connections, ItemClaims, ItemDump, ItemKey, ItemKind, ItemState, RealKey, VirtualKey, VirtualServer};
 pub use op::{ErrorKind, KernelError, Op};

@@ -3,33 +3,13 @@
 
 use std::io::ErrorKind as IoErrorKind;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
-use crate::kernel::{ErrorKind, KernelError};
+use crate::kernel::{Conntrack, ErrorKind, KernelError};
 
 /// The most entries that are asked for by the number of processors; kube-proxy's.
 const MOST_ENTRIES: u64 = 1_048_576;
 /// Entries that share one bucket of the hash table; kube-proxy's.
 const ENTRIES_PER_BUCKET: u64 = 4;
-
-/// What is wanted of connection tracking. 0 means: what the kernel has is left alone.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Conntrack {
-    /// Entries per processor.
-    pub max_per_core: u32,
-    /// The least number of entries; counts only if `max_per_core` does.
-    pub min: u32,
-    /// How long an idle established TCP connection is remembered.
-    pub tcp_established_timeout: Duration,
-    /// The same for one that the other side has closed.
-    pub tcp_close_wait_timeout: Duration,
-    /// Take TCP packets outside the window for valid.
-    pub tcp_be_liberal: bool,
-    /// How long a UDP flow without answer is remembered.
-    pub udp_timeout: Duration,
-    /// The same for one with answers.
-    pub udp_stream_timeout: Duration,
-}
 
 /// One file and what it should hold.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -88,7 +88,7 @@ pub struct Flags {
     /// This node's address and primary family, unless unspecified [default: 0.0.0.0]
     #[arg(long, value_name = "IP")]
     pub bind_address: Option<String>,
-    /// Feature gates; only AllowServiceExternalIPs has an effect
+    /// Feature gates of Kubernetes; AllowServiceExternalIPs and those of logging have an effect
     #[arg(long, value_name = "NAME=BOOL,...", value_delimiter = ',', value_parser = parse_gate)]
     pub feature_gates: Option<Vec<(String, bool)>>,
     /// Our own, which the file has in a document of its own.

@@ -5,9 +5,8 @@ use std::time::Duration;
 use rstest::rstest;
 
 use super::{ConfigFile, Flags, Settings, file, from_file, nets, paths};
-use crate::config::{
-    ClientOptions, ConntrackOptions, DetectLocal, LogFormat, LoggingOptions, ProxyMode, StreamOptions, effective,
-};
+use crate::config::{ClientOptions, DetectLocal, LogFormat, LoggingOptions, ProxyMode, StreamOptions, effective};
+use crate::kernel::Conntrack;
 
 fn read(text: &str) -> (Settings, Vec<String>) {
     let file = ConfigFile::parse(text).unwrap();
@@ -29,7 +28,7 @@ fn every_field_lands_in_its_setting_and_is_shown_again() {
     );
     assert_eq!(
         settings.conntrack,
-        ConntrackOptions {
+        Conntrack {
             max_per_core: 0,
             min: 65536,
             tcp_established_timeout: Duration::ZERO,
@@ -54,18 +53,18 @@ fn every_field_lands_in_its_setting_and_is_shown_again() {
     assert_eq!(settings.config_sync_period, Duration::from_secs(300));
     assert_eq!(settings.show_hidden_metrics_for_version.as_deref(), Some("1.35"));
     assert_eq!((settings.mode, settings.allow_external_ips), (ProxyMode::Ipvs, false));
-    assert_eq!(settings.feature_gates.len(), 2);
+    assert_eq!(settings.feature_gates.len(), 3);
     assert_eq!(read(&effective(&settings).to_string()), (settings, Vec::new()));
 }
 
 #[test]
 fn a_file_as_kind_writes_it_leaves_the_times_of_the_kernel_alone() {
     let (settings, warnings) = read(include_str!("kind.yaml"));
-    let conntrack = ConntrackOptions {
+    let conntrack = Conntrack {
         max_per_core: 0,
         tcp_established_timeout: Duration::ZERO,
         tcp_close_wait_timeout: Duration::ZERO,
-        ..ConntrackOptions::default()
+        ..Settings::default().conntrack
     };
     let expected = Settings {
         kubeconfig: Some("/var/lib/kube-proxy/kubeconfig.conf".into()),
@@ -103,6 +102,14 @@ fn a_file_as_kind_writes_it_leaves_the_times_of_the_kernel_alone() {
 #[case("logging: {format: json, vmodule: [{filePattern: a, verbosity: 1}]}", "logging.vmodule")]
 #[case("logging: {vmodule: [{filePattern: '', verbosity: 1}]}", "logging.vmodule[0]")]
 #[case("logging: {vmodule: [{filePattern: 'a=b', verbosity: 1}]}", "logging.vmodule[0]")]
+#[case("logging: {format: json}\nfeatureGates: {LoggingBetaOptions: false}", "logging.format")]
+#[case("logging: {options: {text: {splitStream: true}}}", "logging.options.text.splitStream")]
+#[case("logging: {options: {text: {infoBufferSize: 64Ki}}}", "logging.options.text.infoBufferSize")]
+#[case("logging: {options: {json: {splitStream: true}}}", "logging.options.json.splitStream")]
+#[case("logging: {options: {json: {infoBufferSize: 1}}}", "logging.options.json.infoBufferSize")]
+#[case("logging: {options: {json: {infoBufferSize: big}}}", "logging.options.json.infoBufferSize")]
+#[case("featureGates: {NoSuchGate: true}", "featureGates")]
+#[case("featureGates: {NFTablesProxyMode: false}", "featureGates")]
 #[case("mode: nftables", "Mode.ProxyMode")]
 #[case("mode: ipvs\nipvs: {tcpTimeout: -1s}", "KubeProxyIPVSConfiguration.TCPTimeout")]
 fn a_value_out_of_range_is_an_error_with_its_path(#[case] body: &str, #[case] path: &str) {

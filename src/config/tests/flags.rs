@@ -3,7 +3,8 @@
 use rstest::rstest;
 
 use super::{flags, from_file, from_flags, paths};
-use crate::config::{ClientOptions, ConntrackOptions, LogFormat, LoggingOptions, Settings, StreamOptions};
+use crate::config::{ClientOptions, LogFormat, LoggingOptions, Settings, StreamOptions};
+use crate::kernel::Conntrack;
 use std::time::Duration;
 
 fn client(change: impl FnOnce(&mut ClientOptions)) -> Settings {
@@ -12,7 +13,7 @@ fn client(change: impl FnOnce(&mut ClientOptions)) -> Settings {
     settings
 }
 
-fn conntrack(change: impl FnOnce(&mut ConntrackOptions)) -> Settings {
+fn conntrack(change: impl FnOnce(&mut Conntrack)) -> Settings {
     let mut settings = Settings::default();
     change(&mut settings.conntrack);
     settings
@@ -22,6 +23,10 @@ fn logging(change: impl FnOnce(&mut LoggingOptions)) -> Settings {
     let mut settings = Settings::default();
     change(&mut settings.logging);
     settings
+}
+
+fn alpha(change: impl FnOnce(&mut LoggingOptions)) -> Settings {
+    Settings { feature_gates: [("LoggingAlphaOptions".to_owned(), true)].into(), ..logging(change) }
 }
 
 const MINUTE: Duration = Duration::from_secs(60);
@@ -66,11 +71,14 @@ const MINUTE: Duration = Duration::from_secs(60);
 #[case("--vmodule=a*=3,,b=4", logging(|logging| logging.vmodule = vec![("a*".into(), 3), ("b".into(), 4)]))]
 #[case("--vmodule=", Settings::default())]
 #[case("--log-flush-frequency=1m", logging(|logging| logging.flush_frequency = MINUTE))]
-#[case("--log-text-split-stream", logging(|logging| logging.text.split_stream = true))]
-#[case("--log-text-info-buffer-size=64Ki", logging(|logging| logging.text.info_buffer_size = "64Ki".into()))]
+#[case("--feature-gates=LoggingAlphaOptions=true --log-text-split-stream", alpha(|logging| logging.text.split_stream = true))]
 #[case(
-    "--log-json-split-stream=true --log-json-info-buffer-size=1M",
-    logging(|logging| logging.json = StreamOptions { split_stream: true, info_buffer_size: "1M".into() })
+    "--feature-gates=LoggingAlphaOptions=true --log-text-info-buffer-size=64Ki",
+    alpha(|logging| logging.text.info_buffer_size = "64Ki".into())
+)]
+#[case(
+    "--feature-gates=LoggingAlphaOptions=true --log-json-split-stream=true --log-json-info-buffer-size=1M",
+    alpha(|logging| logging.json = StreamOptions { split_stream: true, info_buffer_size: "1M".into() })
 )]
 fn a_flag_lands_in_its_setting(#[case] line: &str, #[case] expected: Settings) {
     let arguments: Vec<&str> = line.split(' ').collect();
@@ -82,6 +90,9 @@ fn a_flag_lands_in_its_setting(#[case] line: &str, #[case] expected: Settings) {
 #[case("--healthz-port=70000 --healthz-bind-address=0.0.0.0", "KubeProxyConfiguration.HealthzBindAddress")]
 #[case("--kube-api-burst=-1", "KubeProxyConfiguration.ClientConnection.Burst")]
 #[case("--logging-format=json --vmodule=a=1", "KubeProxyConfiguration.logging.vmodule")]
+#[case("--log-text-split-stream", "KubeProxyConfiguration.logging.options.text.splitStream")]
+#[case("--log-json-info-buffer-size=1M", "KubeProxyConfiguration.logging.options.json.infoBufferSize")]
+#[case("--feature-gates=NoSuchGate=true", "KubeProxyConfiguration.featureGates")]
 #[case("--config-sync-period=0s", "KubeProxyConfiguration.ConfigSyncPeriod")]
 fn a_flag_with_a_value_that_makes_no_sense_is_an_error_with_its_path(#[case] line: &str, #[case] path: &str) {
     assert_eq!(paths(from_flags(&line.split(' ').collect::<Vec<_>>())), [path]);

@@ -3,6 +3,7 @@
 use rstest::rstest;
 
 use super::*;
+use std::time::Duration;
 
 const MAX: &str = "proc/sys/net/netfilter/nf_conntrack_max";
 const BUCKETS: &str = "sys/module/nf_conntrack/parameters/hashsize";
