@@ -11,6 +11,7 @@
 //! - [`iptables`], [`ipvs`]: the backends
 //! - [`sync`]: makes the kernel agree; [`linux`]: the real kernel
 //! - [`source`], [`config`], [`metrics`], [`health`]: the outside world
+//! - [`bench`]: the operator's benchmark of the modes
 //! - [`cli`]: all commands
 
 // A proxy that panics on input takes the node's traffic with it, and a function that reads a clock or starts a process
@@ -28,6 +29,7 @@
 )]
 
 pub mod backend;
+pub mod bench;
 pub mod cli;
 pub mod compile;
 pub mod config;

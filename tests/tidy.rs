@@ -27,11 +27,12 @@ const IMPORTS: &[(&str, &[&str])] = &[
     ("config", &["net", "kernel", "compile"]),
     ("metrics", &["net", "model", "kernel", "sync"]),
     ("health", &["net", "model", "sync"]),
+    ("bench", &["net", "model", "kernel", "compile", "backend", "iptables", "ipvs", "linux", "sync"]),
     (
         "cli",
         &[
             "net", "model", "kernel", "compile", "netlink", "backend", "iptables", "ipvs", "linux", "sync", "source",
-            "config", "metrics", "health",
+            "config", "metrics", "health", "bench",
         ],
     ),
     ("main", &["cli"]),
@@ -48,7 +49,7 @@ const CONFINED: &[(&str, &[&str])] = &[
     ("clap", &["config/", "cli/", "main.rs"]),
     ("notify", &["source/"]),
     ("netlink_sys", &["netlink/socket.rs", "linux/"]),
-    ("rustix", &["netlink/socket.rs", "linux/", "health/", "cli/"]),
+    ("rustix", &["netlink/socket.rs", "linux/", "health/", "cli/", "bench/"]),
     ("anyhow", &["cli/", "main.rs"]),
     ("println", &["cli/", "main.rs"]),
     ("eprintln", &["cli/", "main.rs"]),

@@ -1,5 +1,6 @@
 //! Commands: the daemon, and what else a person can ask for. All of them use the one pipeline.
 
+mod bench;
 mod cleanup;
 pub mod config_watch;
 mod context;
@@ -56,6 +57,18 @@ enum Command {
         #[command(flatten)]
         flags: Box<Flags>,
     },
+    /// Measure which mode serves this kernel best, in network namespaces of its own
+    ///
+    /// Compares the modes on this kernel, side by side: how long all Services, or one change, take to be programmed, what changes cost,
+    /// how long new connections take, how many requests pass, how much memory it needs. The rules of this node are not touched, and
+    /// nothing is left behind, not even when it is interrupted. Wants root, and a machine that does nothing else.
+    Bench {
+        #[command(flatten)]
+        flags: Box<bench::BenchFlags>,
+    },
+    /// One run of the benchmark: what `bench` starts
+    #[command(hide = true)]
+    BenchRun,
 }
 
 /// Runs the program with these arguments, the first of which is its own name.
@@ -99,6 +112,8 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
             logging::init(&flags);
             cleanup::cleanup(&flags)
         }
+        Some(Command::Bench { flags }) => bench::bench(&flags),
+        Some(Command::BenchRun) => bench::bench_run(),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

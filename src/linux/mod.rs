@@ -17,8 +17,10 @@ pub mod ipvs;
 mod items;
 pub mod memory;
 pub mod node;
+pub mod scratch;
 mod script;
 pub mod sysctl;
+pub mod usage;
 
 #[cfg(test)]
 mod tests;

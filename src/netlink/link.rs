@@ -1,7 +1,7 @@
 //! Interfaces (`if_link.h`): virtual ones are made and removed.
 
 use crate::netlink::DecodeError;
-use crate::netlink::attribute::{attributes, push_nested, push_text};
+use crate::netlink::attribute::{attributes, push, push_nested, push_text};
 use crate::netlink::message::{CREATE, EXCLUSIVE, Message, Request};
 
 /// `RTM_NEWLINK`.
@@ -16,6 +16,12 @@ const NAME: u16 = 3;
 const DETAILS: u16 = 18;
 /// `IFLA_INFO_KIND`, within the details.
 const KIND: u16 = 1;
+/// `IFLA_INFO_DATA`, within the details: what the kind defines.
+const DATA: u16 = 2;
+/// `VETH_INFO_PEER`, within the data of [`VETH`]: the other end, as a message about an interface of its own.
+const PEER: u16 = 1;
+/// `IFLA_NET_NS_FD`: the network namespace that the interface is made in.
+const NAMESPACE: u16 = 28;
 /// `IFF_UP`.
 const UP: u32 = 1;
 /// The length of `ifinfomsg`.
@@ -23,6 +29,8 @@ const HEADER: usize = 16;
 
 /// The kind of an interface that takes addresses and drops packets.
 pub const DUMMY: &str = "dummy";
+/// The kind of an interface that is one end of a pair: what goes in at one end comes out at the other.
+pub const VETH: &str = "veth";
 /// The longest name: `IFNAMSIZ` without its terminating zero.
 pub const MAX_NAME: usize = 15;
 
@@ -52,6 +60,24 @@ pub fn create(name: &str, kind: &str) -> Request {
     let mut payload = header(0, 0, 0);
     push_text(&mut payload, NAME, name);
     push_nested(&mut payload, DETAILS, |details| push_text(details, KIND, kind));
+    Request { kind: NEW, flags: CREATE | EXCLUSIVE, payload }
+}
+
+/// Creates a pair of interfaces of kind [`VETH`], both switched off: one of this name, the other with the peer's name in the network
+/// namespace that this descriptor of the calling process stands for.
+pub fn create_pair(name: &str, peer: &str, peer_namespace: i32) -> Request {
+    let mut payload = header(0, 0, 0);
+    push_text(&mut payload, NAME, name);
+    push_nested(&mut payload, DETAILS, |details| {
+        push_text(details, KIND, VETH);
+        push_nested(details, DATA, |data| {
+            push_nested(data, PEER, |other| {
+                other.extend(header(0, 0, 0));
+                push_text(other, NAME, peer);
+                push(other, NAMESPACE, &peer_namespace.to_ne_bytes());
+            });
+        });
+    });
     Request { kind: NEW, flags: CREATE | EXCLUSIVE, payload }
 }
 

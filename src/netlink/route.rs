@@ -19,6 +19,8 @@ const GET: u16 = 26;
 const DESTINATION: u16 = 1;
 /// `RTA_OIF`.
 const INTERFACE: u16 = 4;
+/// `RTA_GATEWAY`.
+const GATEWAY: u16 = 5;
 /// `RTA_PREFSRC`.
 const PREFERRED_SOURCE: u16 = 7;
 /// `RTA_TABLE`: the table, where the header's byte is too small for it.
@@ -30,6 +32,12 @@ const HEADER: usize = 12;
 pub const LOCAL_TABLE: u32 = 255;
 /// `RTN_LOCAL`: packets are for this host.
 pub const LOCAL: u8 = 2;
+/// `RT_TABLE_MAIN`.
+const MAIN_TABLE: u32 = 254;
+/// `RTN_UNICAST`: packets go on.
+const UNICAST: u8 = 1;
+/// `RT_SCOPE_UNIVERSE`.
+const GLOBAL_SCOPE: u8 = 0;
 /// `RT_SCOPE_HOST`.
 const HOST_SCOPE: u8 = 254;
 
@@ -91,6 +99,17 @@ impl Route {
 /// Adds a route; `EEXIST` if there is one for the destination.
 pub fn add(route: &Route) -> Request {
     route.request(NEW, CREATE | EXCLUSIVE)
+}
+
+/// Adds a route that leads to a network by way of a host on the same link, in the main table; `ENETUNREACH` if the host is on no
+/// link, `EEXIST` if there is a route for the destination.
+pub fn add_via(destination: IpNet, gateway: IpAddr, protocol: u8) -> Request {
+    let destination = destination.trunc();
+    let mut payload = header(&destination, MAIN_TABLE);
+    payload.extend_from_slice(&[protocol, GLOBAL_SCOPE, UNICAST, 0, 0, 0, 0]);
+    push_address(&mut payload, DESTINATION, destination.addr());
+    push_address(&mut payload, GATEWAY, gateway);
+    Request { kind: NEW, flags: CREATE | EXCLUSIVE, payload }
 }
 
 /// Adds a route, or puts it into the place of the first one for the destination.
