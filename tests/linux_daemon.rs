@@ -30,7 +30,13 @@ impl Daemon {
         })
     }
 
+    /// Without its Node a daemon would wait.
     fn start_with(server: &ApiServer, more: impl FnOnce(&mut Command)) -> Daemon {
+        server.apply(node("192.0.2.1", &[]));
+        Daemon::on_a_node_that_is_as_it_is(server, more)
+    }
+
+    fn on_a_node_that_is_as_it_is(server: &ApiServer, more: impl FnOnce(&mut Command)) -> Daemon {
         let mut command = Command::new(env!("CARGO_BIN_EXE_portolan"));
         command
             .args(["--master", &server.url(), "--hostname-override", "node1"])
@@ -56,6 +62,11 @@ impl Drop for Daemon {
         let _ended = self.0.kill();
         let _reaped = self.0.wait();
     }
+}
+
+fn node(address: &str, pod_cidrs: &[&str]) -> Value {
+    json!({"kind": "Node", "metadata": {"name": "node1"}, "spec": {"podCIDRs": pod_cidrs},
+           "status": {"addresses": [{"type": "InternalIP", "address": address}]}})
 }
 
 fn service() -> Value {
@@ -165,7 +176,6 @@ fn the_permissions_of_the_role_node_proxier_are_enough_with_and_without_events()
                 assert_eq!(get(server.url().trim_start_matches("http://"), path).0, 403, "{path}");
             }
             let refused_by_hand = server.denied().len();
-            server.apply(json!({"kind": "Node", "metadata": {"name": "node1"}}));
             server.apply(service());
             server.apply(slice(&["10.244.0.2"]));
             let mut daemon = Daemon::start(&server);
@@ -204,6 +214,35 @@ fn nothing_is_programmed_before_both_lists_are_complete() {
 }
 
 #[test]
+fn pod_cidrs_are_waited_for_where_they_are_needed_and_a_change_of_them_is_followed() {
+    in_namespace(|| {
+        let server = ApiServer::start();
+        server.apply(json!({"kind": "Node", "metadata": {"name": "node1"}}));
+        server.apply(service());
+        server.apply(slice(&["10.244.0.2"]));
+        let _daemon = Daemon::on_a_node_that_is_as_it_is(&server, |command| {
+            command.args(["--iptables-variant", "nft", "--detect-local-mode", "NodeCIDR"]);
+        });
+        wait_for("its pages", || TcpStream::connect(HEALTHZ).is_ok() && TcpStream::connect(METRICS).is_ok());
+        let told = || metric("kubeproxy_sync_proxy_rules_endpoint_changes_total") > 0.0;
+        wait_for("the endpoint is told", told);
+        server.apply(node("192.0.2.1", &[]));
+        wait_for("all watches", || {
+            [Resource::Nodes, Resource::Services, Resource::Slices].iter().all(|kind| server.open_watches(*kind) == 1)
+        });
+        assert_eq!((get(HEALTHZ, "/healthz").0, get(HEALTHZ, "/livez").0), (503, 200), "it waits");
+        assert!(endpoints().is_empty());
+
+        let local = |cidr: &str| shell("iptables-nft-save -t nat").contains(&format!("! -s {cidr} "));
+        server.apply(node("192.0.2.1", &["10.244.1.0/24"]));
+        wait_for("rules for these pods", || local("10.244.1.0/24") && get(HEALTHZ, "/healthz").0 == 200);
+        server.apply(node("192.0.2.1", &["10.244.2.0/24"]));
+        wait_for("rules for other pods", || local("10.244.2.0/24") && !local("10.244.1.0/24"));
+        assert_eq!(get(HEALTHZ, "/healthz").0, 200);
+    });
+}
+
+#[test]
 fn a_bad_object_is_reported_and_the_others_are_served() {
     in_namespace(|| {
         let server = ApiServer::start();
@@ -227,8 +266,6 @@ fn health_check_ports_are_served_where_node_ports_are() {
     in_namespace(|| {
         shell("ip addr add 192.0.2.1/32 dev lo");
         let server = ApiServer::start();
-        server.apply(json!({"kind": "Node", "metadata": {"name": "node1"},
-                            "status": {"addresses": [{"type": "InternalIP", "address": "192.0.2.1"}]}}));
         let mut balancer = service();
         for (field, value) in [
             ("type", json!("LoadBalancer")),

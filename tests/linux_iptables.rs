@@ -438,6 +438,27 @@ fn the_variant_that_kubelet_uses_is_found(#[case] tool: &str, #[case] variant: V
 }
 
 #[test]
+fn tables_that_cannot_be_read_are_named_where_the_variant_is_a_guess() {
+    in_namespace(|| {
+        shell("iptables-legacy -w 30 -t mangle -N KUBE-IPTABLES-HINT");
+        let log = |capabilities: &str| {
+            let portolan = std::process::Command::new("setpriv")
+                .args([&format!("--bounding-set={capabilities}"), env!("CARGO_BIN_EXE_portolan")])
+                .args(["sync", "--once", "--dry-run", "--hostname-override", "node1"])
+                .args(["--manifests", concat!(env!("CARGO_MANIFEST_DIR"), "/deploy/demo")])
+                .output()
+                .unwrap();
+            String::from_utf8(portolan.stderr).unwrap()
+        };
+        let guess = "it is a guess which iptables this node uses";
+        let without = log("-net_raw");
+        assert!(without.lines().any(|line| line.contains(guess) && line.contains("iptables-legacy-save")), "{without}");
+        let with = log("+net_raw");
+        assert!(with.contains("legacy") && !with.contains(guess), "{with}");
+    });
+}
+
+#[test]
 fn a_negated_source_keeps_its_meaning() {
     in_namespace(|| {
         let (mut kernel, _directory) = kernel(Variant::Legacy);

@@ -6,10 +6,8 @@ mod api_server;
 mod config_mount;
 mod linux_support;
 
-use std::path::Path;
-
 use api_server::{ApiServer, Resource};
-use config_mount::{Daemon, METRICS, Mount, configuration, get, metric_is, put, wait_for};
+use config_mount::{Daemon, METRICS, Mount, configuration, get, kubeconfig, metric_is, put, wait_for};
 use linux_support::{in_namespace, shell};
 use serde_json::json;
 
@@ -80,6 +78,10 @@ fn server(endpoint: &str) -> ApiServer {
         "spec": {"type": "ClusterIP", "clusterIP": "10.96.0.10", "clusterIPs": ["10.96.0.10"],
                  "ipFamilies": ["IPv4"], "ports": [{"port": 80, "protocol": "TCP"}]}}));
     server.apply(slice(endpoint));
+    for name in ["node1", "node2"] {
+        server.apply(json!({"kind": "Node", "metadata": {"name": name},
+            "status": {"addresses": [{"type": "InternalIP", "address": "192.0.2.1"}]}}));
+    }
     server
 }
 
@@ -87,19 +89,6 @@ fn slice(endpoint: &str) -> serde_json::Value {
     json!({"kind": "EndpointSlice", "addressType": "IPv4", "endpoints": [{"addresses": [endpoint]}],
         "metadata": {"name": "web-1", "namespace": "shop", "labels": {"kubernetes.io/service-name": "web"}},
         "ports": [{"name": "", "port": 8080, "protocol": "TCP"}]})
-}
-
-/// Writes a kubeconfig without credentials; returns its path.
-fn kubeconfig(directory: &Path, name: &str, server: &ApiServer) -> String {
-    let path = directory.join(name);
-    let text = json!({
-        "apiVersion": "v1", "kind": "Config", "current-context": "c",
-        "clusters": [{"name": "c", "cluster": {"server": server.url()}}],
-        "contexts": [{"name": "c", "context": {"cluster": "c", "user": "u"}}],
-        "users": [{"name": "u", "user": {}}],
-    });
-    std::fs::write(&path, text.to_string()).unwrap();
-    path.display().to_string()
 }
 
 #[test]
@@ -115,13 +104,13 @@ fn another_api_server_and_another_name_are_taken_up_without_a_restart() {
         };
         let serves =
             |endpoint: &str| shell("iptables-nft-save -t nat").contains(&format!("--to-destination {endpoint}:8080"));
-        let mut mount = Mount::new(&text("node1", &kubeconfig(directory.path(), "first", &first)));
+        let mut mount = Mount::new(&text("node1", &kubeconfig(directory.path(), "first", &first.url())));
         let _daemon = Daemon::watching(&mount, "nft");
         wait_for("the endpoint that the first server tells of", || serves("10.244.0.1"));
 
         // The second one has the Services listed long before the slices.
         second.fail(Resource::Slices, usize::MAX, 503, 0);
-        let path = kubeconfig(directory.path(), "second", &second);
+        let path = kubeconfig(directory.path(), "second", &second.url());
         mount.update(&text("node1", &path));
         wait_for("watches of the second", || second.open_watches(Resource::Services) == 1);
         wait_for("no watches of the first", || first.open_watches(Resource::Services) == 0);

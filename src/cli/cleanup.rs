@@ -4,6 +4,7 @@ use anyhow::bail;
 use ipnet::IpNet;
 
 use crate::backend::{Backend, Fragment, RuleComments};
+use crate::cli::observer::NftablesLeft;
 use crate::cli::start::{self, Prepare};
 use crate::cli::{observer, once};
 use crate::compile::{NodeContext, ServicePortPlan};
@@ -45,6 +46,8 @@ impl Backend for Nothing {
 /// Removes what is ours from every family that works, and nothing else.
 pub(super) fn cleanup(flags: &Flags) -> anyhow::Result<()> {
     let settings = start::settings(flags)?;
+    // First: it needs no iptables.
+    let no_nftables = NftablesLeft::perhaps().remove();
     let (kernel, facts) = start::kernel(&settings, Prepare::No)?;
     let options = once::engine_options(&settings, kernel.tools().variant());
     let context = NodeContext { families: facts.families, ..NodeContext::default() };
@@ -59,7 +62,7 @@ pub(super) fn cleanup(flags: &Flags) -> anyhow::Result<()> {
     for (area, error) in &report.unread_leftovers {
         tracing::warn!(%area, %error, "what is to be removed cannot be read");
     }
-    if report.success() && report.unread_leftovers.is_empty() {
+    if no_nftables && report.success() && report.unread_leftovers.is_empty() {
         Ok(())
     } else {
         bail!("not everything could be removed")

@@ -85,18 +85,22 @@ pub(super) fn wants_localhost_node_ports(settings: &Settings) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::{DetectLocal, NodePortSetting};
 
-    fn context(settings: &Settings, addresses: &[&str]) -> NodeContext {
-        let facts = Facts {
+    fn facts() -> Facts {
+        Facts {
             node_name: "node".into(),
             families: PerFamily { v4: true, v6: true },
             features: Features::CURRENT,
             route_localnet: true,
-        };
+        }
+    }
+
+    fn context(settings: &Settings, addresses: &[&str]) -> NodeContext {
         let addresses: Vec<IpAddr> = addresses.iter().map(|text| text.parse().unwrap()).collect();
         let of =
             |family| addresses.iter().copied().filter(|address| IpFamily::of(*address) == family).collect::<Vec<_>>();
-        node_context(settings, &facts, &Node::default(), &PerFamily::from_fn(of))
+        node_context(settings, &facts(), &Node::default(), &PerFamily::from_fn(of))
     }
 
     #[test]
@@ -110,6 +114,48 @@ mod tests {
         assert_eq!(texts(IpFamily::V6), ["fd00::1"]);
         assert!(!context.localhost_node_ports, "the kernel does not route 127.0.0.0/8 to elsewhere");
         assert!(!wants_localhost_node_ports(&settings));
+    }
+
+    #[test]
+    fn of_the_node_counts_what_the_settings_make_use_of() {
+        let ips = |texts: &[&str]| texts.iter().map(|text| text.parse().unwrap()).collect::<Vec<IpAddr>>();
+        let nets = |texts: &[&str]| texts.iter().map(|text| text.parse().unwrap()).collect();
+        let node = Node {
+            zone: Some("a".into()),
+            addresses: ips(&["192.0.2.1", "fd00::1"]),
+            pod_cidrs: nets(&["10.1.0.0/24", "fd01::/64"]),
+            eligible: true,
+        };
+        let cluster_cidr = Settings::default();
+        let node_cidr = Settings { detect_local: DetectLocal::NodeCidr, ..Settings::default() };
+        let primary = Settings { node_port_addresses: NodePortSetting::Primary, ..Settings::default() };
+        let bound = Settings { bind_address: "192.0.2.9".parse().unwrap(), ..Settings::default() };
+        let zone = Node { zone: Some("b".into()), ..node.clone() };
+        let cordoned = Node { eligible: false, ..node.clone() };
+        let moved = Node { addresses: ips(&["192.0.2.2", "fd00::1"]), ..node.clone() };
+        let one_more = Node { addresses: ips(&["192.0.2.1", "fd00::1", "192.0.2.3"]), ..node.clone() };
+        let pods = Node { pod_cidrs: nets(&["10.2.0.0/24", "fd01::/64"]), ..node.clone() };
+        let turned = Node { pod_cidrs: nets(&["fd01::/64", "10.1.0.0/24"]), ..node.clone() };
+        let of = |settings: &Settings, node: &Node| {
+            node_context(settings, &facts(), node, &PerFamily { v4: ips(&["192.0.2.1", "192.0.2.2"]), v6: Vec::new() })
+        };
+        for (case, settings, other, counts) in [
+            ("the zone", &cluster_cidr, &zone, true),
+            ("whether it takes part", &cluster_cidr, &cordoned, false),
+            ("its first address", &cluster_cidr, &moved, true),
+            ("an address besides", &cluster_cidr, &one_more, false),
+            ("an address that bindAddress outweighs", &bound, &moved, false),
+            ("its address, where node ports are", &primary, &moved, true),
+            ("pod CIDRs without NodeCIDR", &cluster_cidr, &pods, false),
+            ("pod CIDRs with it", &node_cidr, &pods, true),
+            ("their order between families", &node_cidr, &turned, false),
+        ] {
+            assert_eq!(of(settings, &node) != of(settings, other), counts, "{case}");
+        }
+        let ports = |node: &Node| of(&primary, node).node_port_addresses.v4;
+        assert_eq!(ports(&node), NodePortAddresses::Only(ips(&["192.0.2.1"])));
+        assert_eq!(ports(&moved), NodePortAddresses::Only(ips(&["192.0.2.2"])));
+        assert_eq!(ports(&Node::default()), NodePortAddresses::All, "nothing is known");
     }
 
     #[test]

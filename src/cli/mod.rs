@@ -52,7 +52,7 @@ enum Command {
         #[command(flatten)]
         flags: Box<Flags>,
     },
-    /// Remove what portolan or kube-proxy's iptables or IPVS mode made in this node's kernel
+    /// Remove what portolan or a mode of kube-proxy made in this node's kernel
     Cleanup {
         #[command(flatten)]
         flags: Box<Flags>,

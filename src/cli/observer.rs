@@ -4,14 +4,47 @@ use std::sync::Arc;
 
 use crate::compile::{NodeContext, NodePortAddresses};
 use crate::health::{HealthState, ListenAddresses, ServiceHealth};
-use crate::linux::memory;
+use crate::linux::{memory, nftables};
 use crate::metrics::Metrics;
 use crate::net::{IpFamily, PerFamily};
 use crate::sync::clock::{Clock, SystemClock};
-use crate::sync::{HealthChecks, Observer, Pending, SyncKind, SyncReport};
+use crate::sync::{
+    ADDRESSES_WITHIN, HealthChecks, NodeWait, Observer, POD_CIDRS_WITHIN, Pending, SyncKind, SyncReport,
+};
 
 /// When the whole node is in trouble, as while the lock is held, thousands of Services fail for one reason.
 const LOGGED_FAILURES: usize = 10;
+
+/// What kube-proxy's nftables mode may have left on this node.
+#[derive(Debug)]
+pub(super) struct NftablesLeft(PerFamily<bool>);
+
+impl NftablesLeft {
+    /// Nobody has looked.
+    pub(super) fn perhaps() -> NftablesLeft {
+        NftablesLeft(PerFamily { v4: true, v6: true })
+    }
+
+    /// Deletes it, in both families, as kube-proxy's other modes do. What fails is tried again by the next call.
+    /// Whether nothing is left.
+    pub(super) fn remove(&mut self) -> bool {
+        for family in IpFamily::ALL {
+            if !self.0[family] {
+                continue;
+            }
+            match nftables::delete_kube_proxy_table(family) {
+                Ok(found) => {
+                    self.0[family] = false;
+                    if found {
+                        tracing::info!(%family, "the table of kube-proxy's nftables mode is deleted");
+                    }
+                }
+                Err(error) => tracing::warn!(%error, "what kube-proxy's nftables mode left stays"),
+            }
+        }
+        self.0 == PerFamily::default()
+    }
+}
 
 /// Passes what a sync did on to the log, metrics and health.
 pub(super) struct Announcer {
@@ -19,9 +52,31 @@ pub(super) struct Announcer {
     pub(super) health: Arc<HealthState>,
     pub(super) service_health: ServiceHealth,
     pub(super) families: PerFamily<bool>,
+    /// kube-proxy's nftables tables may be there.
+    pub(super) nftables: NftablesLeft,
+    /// Ends the daemon: it cannot go on with what is known of the Node.
+    pub(super) give_up: Box<dyn Fn() + Send>,
 }
 
 impl Observer for Announcer {
+    fn awaited(&mut self, wait: NodeWait) {
+        match wait {
+            NodeWait::Unlisted => {}
+            NodeWait::Addresses(_) => {
+                tracing::info!(at_most_s = ADDRESSES_WITHIN.as_secs(), "waiting for the addresses of the Node");
+            }
+            NodeWait::PodCidrs(_) => {
+                tracing::info!(at_most_s = POD_CIDRS_WITHIN.as_secs(), "waiting for the pod CIDRs of the Node");
+            }
+            NodeWait::Known => self.health.go_on(),
+            NodeWait::Unaddressed => {
+                tracing::error!("there is no such Node, or it has no addresses; going on without, until it has");
+                self.health.go_on();
+            }
+            NodeWait::Failed => (self.give_up)(),
+        }
+    }
+
     fn queued(&mut self) {
         self.metrics.sync_queued(SystemClock.wall());
         self.families().for_each(|family| self.health.queued(family));
@@ -39,6 +94,8 @@ impl Observer for Announcer {
         self.metrics.observe(report, SystemClock.wall());
         if report.healthy() {
             self.families().for_each(|family| self.health.updated(family));
+            // Not before the rules stand, so that there is no time without any.
+            self.nftables.remove();
         }
         self.service_health.set_addresses(listen_addresses(node));
         self.service_health.sync(health_checks);
@@ -55,6 +112,7 @@ impl Announcer {
     pub(super) fn begin(&self) {
         self.metrics.sync_queued(SystemClock.wall());
         self.families().for_each(|family| self.health.updated(family));
+        self.health.await_node();
     }
 
     fn families(&self) -> impl Iterator<Item = IpFamily> {

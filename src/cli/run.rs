@@ -17,7 +17,7 @@ use anyhow::{Context, bail};
 
 use crate::cli::config_watch::ConfigWatch;
 use crate::cli::context::Facts;
-use crate::cli::observer::Announcer;
+use crate::cli::observer::{Announcer, NftablesLeft};
 use crate::cli::once::{engine, engine_options};
 use crate::cli::run::ends::{
     Ear, End, STOP_WITHIN, TELL_WITHIN, Vital, Wake, Waker, drop_until, join_until, wait_until,
@@ -35,7 +35,7 @@ use crate::metrics::Metrics;
 use crate::net::{IpFamily, PerFamily};
 use crate::source::kube::events::{ClusterEvent, Recorder};
 use crate::sync::clock::{Clock, SystemClock};
-use crate::sync::{Message, Runner, Schedule};
+use crate::sync::{Message, NodeNeeds, Options, POD_CIDRS_WITHIN, Runner, Schedule};
 
 pub(super) use source::Connection;
 
@@ -55,15 +55,21 @@ pub(super) fn run(flags: &Flags) -> anyhow::Result<()> {
     match end {
         End::Signal(signal) => tracing::info!(signal, "stopping; rules stay in place"),
         End::Thread(thread) => tracing::error!(thread, "a thread ended by itself; stopping; rules stay in place"),
+        End::Node => tracing::error!("nothing is known of the Node's pod CIDRs; stopping; rules stay in place"),
         End::Server(server) => {
             tracing::error!(%server, "a server cannot listen; stopping; rules stay in place");
             daemon.tell_the_cluster();
         }
     }
+    let node = daemon.reloader.node_name();
     daemon.stop();
     match end {
         End::Signal(_) => Ok(()),
         End::Thread(thread) => bail!("the thread {thread} ended by itself"),
+        End::Node => bail!(
+            "the Node {node} has no pod CIDRs after {} s, or there is no such Node: detectLocalMode NodeCIDR needs them",
+            POD_CIDRS_WITHIN.as_secs()
+        ),
         End::Server(server) => bail!("the {server} server cannot listen, and bindAddressHardFail is set"),
     }
 }
@@ -107,7 +113,7 @@ impl Daemon {
         let (to_sync, inbox) = mpsc::channel();
         to_sync.send(Message::Addresses(addresses(&kernel, &facts)?)).ok().context("no sync thread")?;
         let addresses = watch_addresses(&kernel, to_sync.clone(), waker.vital("addresses"))?;
-        let announcer = announcer(&servers, &metrics, &health, facts.families, &recorder);
+        let announcer = announcer(&servers, &metrics, &health, facts.families, &recorder, waker);
         // From here on a change that waits for too long counts, also when no sync ever succeeds.
         announcer.begin();
         let node_name = Arc::clone(&facts.node_name);
@@ -121,7 +127,8 @@ impl Daemon {
             to_sync: to_sync.clone(),
         };
         let configuration = watch_configuration(flags, waker)?;
-        let sync = spawn_sync(settings, kernel, facts, inbox, announcer, waker.vital("sync"))?;
+        let node_needs = source::node_needs(flags.manifests.as_deref(), settings);
+        let sync = spawn_sync(settings, kernel, facts, inbox, node_needs, announcer, waker.vital("sync"))?;
         recorder.record(ClusterEvent::starting(&node_name));
         let told = Told { to_sync: to_sync.clone(), metrics, health };
         let feed = Feed::start(flags, settings, &node_name, told, outbox, waker)?;
@@ -171,6 +178,7 @@ fn announcer(
     health: &Arc<HealthState>,
     families: PerFamily<bool>,
     recorder: &Recorder,
+    waker: &Waker,
 ) -> Announcer {
     // Where they listen is known with the Node, before the first sync.
     let service_health = ServiceHealth::start(servers, Arc::clone(health), PerFamily::default());
@@ -178,7 +186,16 @@ fn announcer(
     service_health.on_failure(move |service, note| {
         ports.record(ClusterEvent::failed_service_healthcheck(service.clone(), note));
     });
-    Announcer { metrics: Arc::clone(metrics), health: Arc::clone(health), service_health, families }
+    let waker = waker.clone();
+    let give_up = Box::new(move || waker.wake(Wake::End(End::Node)));
+    Announcer {
+        metrics: Arc::clone(metrics),
+        health: Arc::clone(health),
+        service_health,
+        families,
+        nftables: NftablesLeft::perhaps(),
+        give_up,
+    }
 }
 
 /// The addresses of all interfaces, by family.
@@ -204,10 +221,11 @@ fn spawn_sync(
     kernel: LinuxKernel,
     facts: Facts,
     inbox: Receiver<Message>,
+    node_needs: NodeNeeds,
     announcer: Announcer,
     vital: Vital,
 ) -> anyhow::Result<JoinHandle<()>> {
-    let options = engine_options(settings, kernel.tools().variant());
+    let options = Options { node_needs, ..engine_options(settings, kernel.tools().variant()) };
     let engine = engine(kernel, settings, facts, options);
     let runner = Runner::new(engine, inbox, Schedule::new(settings.min_sync_period), Box::new(announcer));
     let run = move || {

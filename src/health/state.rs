@@ -21,6 +21,8 @@ struct Inner {
     timeout: Duration,
     families: PerFamily<Family>,
     node_eligible: bool,
+    /// Nothing is programmed yet, since what has to be known of the Node is not.
+    node_awaited: bool,
 }
 
 #[derive(Clone, Copy, Default)]
@@ -85,7 +87,12 @@ struct FamilyBody {
 impl HealthState {
     /// A state in which nothing was programmed yet and the node is unknown, and so not eligible.
     pub fn new(sync_period: Duration, clock: impl Clock + Sync + 'static) -> HealthState {
-        let inner = Inner { timeout: sync_period * 2, families: PerFamily::default(), node_eligible: false };
+        let inner = Inner {
+            timeout: sync_period * 2,
+            families: PerFamily::default(),
+            node_eligible: false,
+            node_awaited: false,
+        };
         HealthState { clock: Box::new(clock), inner: Mutex::new(inner) }
     }
 
@@ -111,6 +118,17 @@ impl HealthState {
         self.lock().node_eligible = eligible;
     }
 
+    /// The Node is waited for. As long as it is, load balancers are told to stay away, and nobody that the proxy should
+    /// be restarted. (kube-proxy does not listen in that time.)
+    pub fn await_node(&self) {
+        self.lock().node_awaited = true;
+    }
+
+    /// The Node is not waited for any more.
+    pub fn go_on(&self) {
+        self.lock().node_awaited = false;
+    }
+
     /// Whether all families keep up.
     pub fn healthy(&self) -> bool {
         let now = self.clock.now();
@@ -123,8 +141,9 @@ impl HealthState {
         let (now, wall) = (self.clock.now(), self.clock.wall());
         let inner = self.lock();
         let healthy = IpFamily::ALL.into_iter().all(|family| inner.healthy(family, now));
+        let eligible = inner.node_eligible && !inner.node_awaited;
         let good = match probe {
-            Probe::Healthz => healthy && inner.node_eligible,
+            Probe::Healthz => healthy && eligible,
             Probe::Livez => healthy,
         };
         let family_body = |family: IpFamily| {
@@ -137,7 +156,7 @@ impl HealthState {
             // Load balancers of some clouds take an old lastUpdated for a failure, so a good answer is always new.
             last_updated: if good { rfc3339(wall) } else { newest.map_or_else(|| NEVER.to_owned(), rfc3339) },
             current_time: rfc3339(wall),
-            node_eligible: (probe == Probe::Healthz).then_some(inner.node_eligible),
+            node_eligible: (probe == Probe::Healthz).then_some(eligible),
             healthy,
             status: Families { v4: family_body(IpFamily::V4), v6: family_body(IpFamily::V6) },
         };

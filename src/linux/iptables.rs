@@ -30,9 +30,11 @@ impl Variant {
     }
 
     /// Finds out which one the rest of the node uses, by the chains that kubelet makes for this purpose in the mangle
-    /// table; nft if there is no sign of either and its programs are installed.
+    /// table; nft if there is no sign of either and its programs are installed. If there is none and tables cannot be read,
+    /// as the legacy ones without `CAP_NET_RAW`, the log says so.
     pub fn detect(environment: &[(OsString, OsString)]) -> Variant {
-        let hinted = |program: &str, arguments: &[&str]| {
+        let mut unread = Vec::new();
+        let mut hinted = |program: &str, arguments: &[&str]| {
             let mut found = false;
             let invocation =
                 Invocation { program, arguments, environment, input: &[], deadline: Duration::from_secs(60) };
@@ -40,7 +42,8 @@ impl Variant {
                 let chain = line.strip_prefix(':').and_then(|rest| rest.split(' ').next());
                 found |= matches!(chain, Some("KUBE-IPTABLES-HINT" | "KUBE-KUBELET-CANARY"));
             });
-            outcome.is_ok() && found
+            unread.extend(unreadable(program, &outcome));
+            found
         };
         if hinted("iptables-nft-save", &["-t", "mangle"]) || hinted("ip6tables-nft-save", &["-t", "mangle"]) {
             return Variant::Nft;
@@ -49,8 +52,21 @@ impl Variant {
         if hinted("iptables-legacy-save", &[]) || hinted("ip6tables-legacy-save", &[]) {
             return Variant::Legacy;
         }
+        for why in unread {
+            tracing::warn!("it is a guess which iptables this node uses, --iptables-variant says it for sure: {why}");
+        }
         let has = |program| command::installed(program, environment);
         if !has("iptables-nft-restore") && has("iptables-legacy-restore") { Variant::Legacy } else { Variant::Nft }
+    }
+}
+
+/// Why a program did not tell what is in its tables; `None`: it did, or it is not installed.
+fn unreadable(program: &str, outcome: &Result<Finished, CommandError>) -> Option<String> {
+    match outcome {
+        Ok(finished) if finished.success() => None,
+        Err(CommandError::Missing { .. }) => None,
+        Ok(finished) => Some(format!("{program}: {}", finished.stderr.trim().lines().next().unwrap_or("failed"))),
+        Err(error) => Some(error.to_string()),
     }
 }
 

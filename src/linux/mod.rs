@@ -16,6 +16,7 @@ pub mod iptables;
 pub mod ipvs;
 mod items;
 pub mod memory;
+pub mod nftables;
 pub mod node;
 pub mod scratch;
 mod script;

@@ -117,6 +117,11 @@ impl Cluster {
         &self.node
     }
 
+    /// The same once the source has said whether there is one; `None` before.
+    pub fn listed_node(&self) -> Option<&Node> {
+        self.node_synced.then_some(&self.node)
+    }
+
     fn apply_service(&mut self, name: ServiceName, service: Option<Service>) -> Dirty {
         let Some(entry) = self.entries.get_mut(&name) else {
             let Some(service) = service else { return Dirty::Nothing };

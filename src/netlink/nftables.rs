@@ -1,5 +1,5 @@
-//! The nf_tables messages that are needed: the number of the current rule set (`nf_tables.h`), and whether iptables' rules can
-//! have a match (`nf_tables_compat.h`).
+//! The nf_tables messages that are needed: the number of the current rule set and the deletion of a table (`nf_tables.h`), and
+//! whether iptables' rules can have a match (`nf_tables_compat.h`).
 
 use crate::net::IpFamily;
 use crate::netlink::attribute::{NET_BYTE_ORDER, push, push_text};
@@ -14,6 +14,28 @@ const NEW_GENERATION: u16 = SUBSYSTEM | 15;
 const GET_GENERATION: u16 = SUBSYSTEM | 16;
 /// `NFTA_GEN_ID`.
 const GENERATION_ID: u16 = 1;
+
+/// `NFNL_MSG_BATCH_BEGIN` and `NFNL_MSG_BATCH_END` (`nfnetlink.h`).
+const BATCH: (u16, u16) = (0x10, 0x11);
+/// `NFT_MSG_DELTABLE`.
+const DELETE_TABLE: u16 = SUBSYSTEM | 2;
+/// `NFTA_TABLE_NAME`.
+const TABLE_NAME: u16 = 1;
+
+/// Deletes a table of this family with all that is in it; `ENOENT` if there is none. Goes in a [`transaction`].
+pub fn delete_table(family: IpFamily, name: &str) -> Request {
+    let mut payload = netfilter_payload(address_family(family));
+    push_text(&mut payload, TABLE_NAME, name);
+    Request { kind: DELETE_TABLE, flags: 0, payload }
+}
+
+/// A change with what has to stand around it: nf_tables takes changes in transactions only.
+pub fn transaction(change: Request) -> [Request; 3] {
+    // `nfgenmsg` with the subsystem, in network byte order, in the place of a resource.
+    let edge =
+        |kind| Request { kind, flags: 0, payload: [&[0, 0], (SUBSYSTEM >> 8).to_be_bytes().as_slice()].concat() };
+    [edge(BATCH.0), change, edge(BATCH.1)]
+}
 
 /// Asks for the generation: a number that grows with each transaction that anybody commits in this network namespace.
 pub fn get_generation() -> Request {

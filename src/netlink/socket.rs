@@ -96,6 +96,25 @@ impl Connection {
         outcome.unwrap_or(Ok(()))
     }
 
+    /// Sends a change that goes in a transaction, with what stands around it, and returns its result. The kernel answers to the
+    /// change, or if it takes no transactions to their beginning.
+    pub fn transaction(&mut self, [begin, change, end]: [Request; 3]) -> Result<(), NetlinkError> {
+        let change = Request { flags: change.flags | ACK, ..change };
+        let last = self.send(&[begin, change, end], 0, 0)?;
+        let mut outcome = None;
+        while outcome.is_none() {
+            self.receive(|message| {
+                if last.wrapping_sub(message.sequence) < 3
+                    && let Reply::End(result) = message.reply()?
+                {
+                    outcome.get_or_insert(result);
+                }
+                Ok(())
+            })?;
+        }
+        outcome.unwrap_or(Ok(()))
+    }
+
     /// Sends requests, many in one datagram, and returns the result of each. They are carried out in order, and a
     /// failing one does not stop those after it.
     ///

@@ -15,6 +15,7 @@ use crate::sync::drain::Drains;
 use crate::sync::flows::FlowCleaner;
 use crate::sync::items::Items;
 use crate::sync::ledger::Ledger;
+use crate::sync::node_wait::{Awaited, NodeNeeds, NodeWait};
 use crate::sync::owner::{OwnerId, Owners};
 use crate::sync::program::{Suspicion, Tally};
 use crate::sync::watch::Watch;
@@ -40,6 +41,8 @@ pub struct Options {
     pub first_retry: Duration,
     /// The longest wait after a failure.
     pub longest_retry: Duration,
+    /// What has to be known of the Node before the first sync.
+    pub node_needs: NodeNeeds,
 }
 
 impl Default for Options {
@@ -51,6 +54,7 @@ impl Default for Options {
             drain_timeout: Duration::from_secs(60),
             first_retry: Duration::from_millis(200),
             longest_retry: Duration::from_secs(30),
+            node_needs: NodeNeeds::Nothing,
         }
     }
 }
@@ -87,6 +91,7 @@ pub struct Engine<K, C> {
     addresses: PerFamily<Vec<IpAddr>>,
     pub(super) context: NodeContext,
     pub(super) cluster: Cluster,
+    awaited: Awaited,
     pub(super) ledger: Ledger,
     pub(super) owners: Owners,
     pub(super) drains: Drains,
@@ -138,6 +143,7 @@ impl<K: Kernel, C: Clock> Engine<K, C> {
             addresses,
             context,
             cluster: Cluster::default(),
+            awaited: Awaited::new(),
             ledger: Ledger::new(Items::new(item_claims)),
             owners: Owners::default(),
             drains: Drains::default(),
@@ -183,8 +189,19 @@ impl<K: Kernel, C: Clock> Engine<K, C> {
                 if !was_synced && self.cluster.synced() {
                     self.mark_due();
                 }
+                self.await_node();
             }
         }
+    }
+
+    /// Looks how far the wait for the Node is. Before it is over, nothing is synced.
+    pub fn await_node(&mut self) -> NodeWait {
+        self.awaited.look(self.options.node_needs, self.cluster.listed_node(), self.clock.now())
+    }
+
+    /// Whether enough is known to make the kernel agree.
+    fn may_begin(&self) -> bool {
+        self.cluster.synced() && self.awaited.last().lets_go_on()
     }
 
     /// The node's addresses are now these, sorted.
@@ -199,9 +216,9 @@ impl<K: Kernel, C: Clock> Engine<K, C> {
         self.mark_due();
     }
 
-    /// When a sync has something to do; `None`: not before both lists are complete.
+    /// When a sync has something to do; `None`: not before the lists are complete and enough is known of the Node.
     pub fn due(&self) -> Option<Instant> {
-        if !self.cluster.synced() {
+        if !self.may_begin() {
             return None;
         }
         let timers = [self.work.since, self.work.full_due, self.work.items_due, self.flow_retry];
@@ -210,7 +227,7 @@ impl<K: Kernel, C: Clock> Engine<K, C> {
 
     /// Whether a change waits to be synced.
     pub fn has_work(&self) -> bool {
-        self.cluster.synced() && self.work.since.is_some()
+        self.may_begin() && self.work.since.is_some()
     }
 
     /// Changes that wait to be synced.
@@ -243,9 +260,10 @@ impl<K: Kernel, C: Clock> Engine<K, C> {
         &self.health_checks
     }
 
-    /// Makes the kernel agree. `None`: nothing may be done yet, since the lists are not complete.
+    /// Makes the kernel agree. `None`: nothing may be done yet, since the lists are not complete, or not enough is known of the
+    /// Node.
     pub fn sync(&mut self) -> Option<SyncReport> {
-        if !self.cluster.synced() {
+        if !self.may_begin() {
             return None;
         }
         // What a foreign hand did since the last sync would be hidden by what this one does.

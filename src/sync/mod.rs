@@ -22,6 +22,7 @@ mod flows;
 mod items;
 mod ledger;
 mod lower;
+mod node_wait;
 mod owner;
 mod program;
 mod reconfigure;
@@ -33,6 +34,7 @@ mod tracked;
 mod watch;
 
 pub use engine::{ContextOf, Engine, Options};
+pub use node_wait::{ADDRESSES_WITHIN, NodeNeeds, NodeWait, POD_CIDRS_WITHIN};
 pub use reconfigure::Reconfiguration;
 pub use report::{
     FailedOwner, FlowCleanup, HealthCheck, HealthChecks, Pending, SyncKind, SyncReport, TableRules, TrafficPolicyLabel,

@@ -9,7 +9,7 @@ use crate::kernel::Kernel;
 use crate::model::Change;
 use crate::net::PerFamily;
 use crate::sync::clock::Clock;
-use crate::sync::{Engine, HealthChecks, Pending, Reconfiguration, Schedule, SyncReport};
+use crate::sync::{Engine, HealthChecks, NodeWait, Pending, Reconfiguration, Schedule, SyncReport};
 
 /// How long to wait for a message when nothing is due.
 const IDLE: Duration = Duration::from_secs(3600);
@@ -33,6 +33,8 @@ pub enum Message {
 
 /// Who hears about syncs: metrics, health, the log.
 pub trait Observer: Send {
+    /// The wait for the Node is that far now; [`NodeWait::Failed`]: the runner ends.
+    fn awaited(&mut self, wait: NodeWait);
     /// There is something to sync (changes, a retry or an audit), and there was nothing before.
     fn queued(&mut self);
     /// Another configuration was taken over; the next sync goes by it.
@@ -52,6 +54,7 @@ pub struct Runner<K, C> {
     queued: bool,
     /// As the observer knows it.
     pending: Pending,
+    awaited: NodeWait,
 }
 
 impl<K: Kernel, C: Clock> Runner<K, C> {
@@ -62,10 +65,18 @@ impl<K: Kernel, C: Clock> Runner<K, C> {
         schedule: Schedule,
         observer: Box<dyn Observer>,
     ) -> Runner<K, C> {
-        Runner { engine, inbox, schedule, observer, queued: false, pending: Pending::default() }
+        Runner {
+            engine,
+            inbox,
+            schedule,
+            observer,
+            queued: false,
+            pending: Pending::default(),
+            awaited: NodeWait::Unlisted,
+        }
     }
 
-    /// Runs until told to stop; gives the engine back.
+    /// Runs until told to stop, or until the wait for the Node has failed; gives the engine back.
     pub fn run(mut self) -> Engine<K, C> {
         loop {
             let wait = self.wait();
@@ -84,6 +95,9 @@ impl<K: Kernel, C: Clock> Runner<K, C> {
                     Err(TryRecvError::Empty) => break,
                 }
             }
+            if self.await_node() == NodeWait::Failed {
+                return self.engine;
+            }
             let now = self.engine.clock.now();
             if self.engine.check_due().is_some_and(|due| due <= now) {
                 self.engine.check();
@@ -97,7 +111,16 @@ impl<K: Kernel, C: Clock> Runner<K, C> {
     /// How long until there is something to do.
     fn wait(&self) -> Duration {
         let check = self.engine.check_due().map(|due| due.saturating_duration_since(self.engine.clock.now()));
-        check.unwrap_or(IDLE).min(self.until_sync())
+        let node = self.awaited.until().map(|until| until.saturating_duration_since(self.engine.clock.now()));
+        check.unwrap_or(IDLE).min(node.unwrap_or(IDLE)).min(self.until_sync())
+    }
+
+    fn await_node(&mut self) -> NodeWait {
+        let wait = self.engine.await_node();
+        if std::mem::replace(&mut self.awaited, wait) != wait {
+            self.observer.awaited(wait);
+        }
+        wait
     }
 
     /// How long until the next sync.

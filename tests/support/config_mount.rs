@@ -79,6 +79,19 @@ pub(crate) fn configuration(more: &str) -> String {
     )
 }
 
+/// Writes a kubeconfig without credentials for this server; returns its path.
+pub(crate) fn kubeconfig(directory: &Path, name: &str, url: &str) -> String {
+    let path = directory.join(name);
+    let text = serde_json::json!({
+        "apiVersion": "v1", "kind": "Config", "current-context": "c",
+        "clusters": [{"name": "c", "cluster": {"server": url}}],
+        "contexts": [{"name": "c", "context": {"cluster": "c", "user": "u"}}],
+        "users": [{"name": "u", "user": {}}],
+    });
+    std::fs::write(&path, text.to_string()).unwrap();
+    path.display().to_string()
+}
+
 /// The answer to a GET; empty: there is none.
 pub(crate) fn get(address: &str, path: &str) -> String {
     request(address, &format!("GET {path} HTTP/1.1"), "")

@@ -7,14 +7,19 @@ use portolan::iptables::IptablesBackend;
 use portolan::kernel::fake::FakeKernel;
 use portolan::kernel::fault::{Fault, FaultyKernel};
 use portolan::kernel::{ErrorKind, TableId};
-use portolan::sync::clock::SystemClock;
-use portolan::sync::{Engine, HealthChecks, Message, Observer, Options, Reconfiguration, Runner, Schedule, SyncReport};
+use portolan::model::{Change, Node};
+use portolan::sync::clock::{Clock, SystemClock, TestClock};
+use portolan::sync::{
+    ADDRESSES_WITHIN, Engine, HealthChecks, Message, NodeNeeds, NodeWait, Observer, Options, POD_CIDRS_WITHIN,
+    Reconfiguration, Runner, Schedule, SyncReport,
+};
 
 use crate::cluster::World;
 use crate::rig::context;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Heard {
+    Awaited(NodeWait),
     Queued,
     Reconfigured,
     Synced { healthy: bool },
@@ -23,6 +28,13 @@ enum Heard {
 struct Listener(Sender<Heard>);
 
 impl Observer for Listener {
+    fn awaited(&mut self, wait: NodeWait) {
+        // That it is over at once is nothing to speak of.
+        if wait != NodeWait::Known {
+            self.0.send(Heard::Awaited(wait)).expect("the test listens");
+        }
+    }
+
     fn queued(&mut self) {
         self.0.send(Heard::Queued).expect("the test listens");
     }
@@ -88,4 +100,50 @@ fn another_configuration_is_announced_and_synced_without_another_change() {
     assert!(heard.len() < 1000);
     assert_eq!([next(), next()], [Heard::Queued, Heard::Synced { healthy: true }]);
     to_sync.send(Message::Stop).ok().unwrap();
+}
+
+/// A loop that needs the pod CIDRs of a Node, of which the source says that it is this; with its clock.
+fn wait_for_pod_cidrs(node: Node) -> (Sender<Message>, Receiver<Heard>, TestClock) {
+    let options = Options { node_needs: NodeNeeds::PodCidrs, ..Options::default() };
+    let clock = TestClock::default();
+    let context_of = Box::new(|_: &_, _: &_| context());
+    let engine = Engine::new(FakeKernel::default(), clock.clone(), Box::new(IptablesBackend), context_of, options);
+    let (to_sync, inbox) = channel();
+    let (heard, hears) = channel();
+    let initial = World::default().service("web", 1, |_| {}).initial();
+    let changes = std::iter::once(Change::Node(node)).chain(initial).collect();
+    to_sync.send(Message::Changes(changes)).unwrap();
+    let runner = Runner::new(engine, inbox, Schedule::new(Duration::ZERO), Box::new(Listener(heard)));
+    std::thread::spawn(move || drop(runner.run()));
+    (to_sync, hears, clock)
+}
+
+#[test]
+fn nothing_is_programmed_before_the_pod_cidrs_are_known_where_they_are_needed() {
+    let node = Node { addresses: vec!["192.0.2.1".parse().unwrap()], ..Node::default() };
+    let (to_sync, heard, clock) = wait_for_pod_cidrs(node.clone());
+    let next = || heard.recv_timeout(Duration::from_secs(60)).unwrap();
+    let until = clock.now() + POD_CIDRS_WITHIN;
+    assert_eq!(next(), Heard::Awaited(NodeWait::PodCidrs(until)));
+    let known = Node { pod_cidrs: vec!["10.244.1.0/24".parse().unwrap()], ..node };
+    to_sync.send(Message::Change(Change::Node(known))).unwrap();
+    let heard: Vec<Heard> = std::iter::repeat_with(next).take(2).collect();
+    assert_eq!(heard, [Heard::Queued, Heard::Synced { healthy: true }]);
+}
+
+#[test]
+fn without_pod_cidrs_the_loop_ends_and_has_programmed_nothing() {
+    let (to_sync, heard, clock) = wait_for_pod_cidrs(Node::default());
+    let next = || heard.recv_timeout(Duration::from_secs(60)).unwrap();
+    let start = clock.now();
+    assert_eq!(next(), Heard::Awaited(NodeWait::Addresses(start + ADDRESSES_WITHIN)));
+    let wake = |by| {
+        clock.advance(by);
+        to_sync.send(Message::FullSync).unwrap();
+    };
+    wake(ADDRESSES_WITHIN);
+    assert_eq!(next(), Heard::Awaited(NodeWait::PodCidrs(start + ADDRESSES_WITHIN + POD_CIDRS_WITHIN)));
+    wake(POD_CIDRS_WITHIN);
+    assert_eq!(next(), Heard::Awaited(NodeWait::Failed));
+    heard.recv_timeout(Duration::from_secs(60)).expect_err("the loop has ended");
 }

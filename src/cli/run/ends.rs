@@ -24,6 +24,8 @@ pub(super) enum End {
     Signal(&'static str),
     /// The thread of this name, without which there is no work, ended or panicked.
     Thread(&'static str),
+    /// The Node has no pod CIDRs, and without them there is nothing to go on with.
+    Node,
     /// A server cannot listen, and the settings say that this is the end.
     Server(Server),
 }

@@ -17,7 +17,7 @@ use crate::linux::LinuxKernel;
 use crate::metrics::{Metrics, Reloaded};
 use crate::source::kube::events::{ClusterEvent, Recorder};
 use crate::sync::clock::{Clock, SystemClock};
-use crate::sync::{Message, Reconfiguration};
+use crate::sync::{Message, Options, Reconfiguration};
 
 /// Puts settings in force.
 pub(super) struct Reloader {
@@ -31,6 +31,11 @@ pub(super) struct Reloader {
 }
 
 impl Reloader {
+    /// The name of the own Node.
+    pub(super) fn node_name(&self) -> Arc<str> {
+        Arc::clone(&self.facts.node_name)
+    }
+
     /// The file of `--config` has changed. What is refused leaves everything as it is.
     pub(super) fn take(&mut self, reload: Reload, servers: &Servers, feed: &mut Feed) {
         let result = match reload {
@@ -85,7 +90,10 @@ impl Reloader {
         let another_backend = new.mode != old.mode || (new.mode == ProxyMode::Ipvs && new.ipvs != old.ipvs);
         let reconfiguration = Reconfiguration {
             backend: another_backend.then(|| backend(&new)),
-            options: engine_options(&new, self.kernel.tools().variant()),
+            options: Options {
+                node_needs: feed.node_needs(&new),
+                ..engine_options(&new, self.kernel.tools().variant())
+            },
             min_sync_period: new.min_sync_period,
             context_of: context_of(&new, facts.clone()),
         };

@@ -11,13 +11,13 @@ use anyhow::Context;
 
 use crate::cli::intake::{Held, Intake, SameNode};
 use crate::cli::run::ends::{End, STOP_WITHIN, Wake, Waker, drop_until, join_until};
-use crate::config::{Flags, Settings};
+use crate::config::{DetectLocal, Flags, Settings};
 use crate::health::HealthState;
 use crate::metrics::Metrics;
 use crate::source::kube::events::{Outbox, Recorder};
 use crate::source::{Event, kube, manifests};
-use crate::sync::Message;
 use crate::sync::clock::{Clock, SystemClock};
+use crate::sync::{Message, NodeNeeds};
 
 /// Where objects come from.
 enum Source {
@@ -32,6 +32,17 @@ pub(super) fn recorder(flags: &Flags) -> (Recorder, Option<Outbox>) {
     }
     let (recorder, outbox) = kube::events::recorder(&rustix::system::uname().nodename().to_string_lossy());
     (recorder, Some(outbox))
+}
+
+/// What has to be known of the Node before the first sync. Manifests say at once all that they have to say.
+pub(super) fn node_needs(manifests: Option<&str>, settings: &Settings) -> NodeNeeds {
+    match (manifests, &settings.detect_local) {
+        (Some(_), _) => NodeNeeds::Nothing,
+        (None, DetectLocal::NodeCidr) => NodeNeeds::PodCidrs,
+        (None, DetectLocal::ClusterCidr(_) | DetectLocal::BridgeInterface(_) | DetectLocal::InterfaceNamePrefix(_)) => {
+            NodeNeeds::Addresses
+        }
+    }
 }
 
 /// Who is told what a source reports.
@@ -72,6 +83,11 @@ impl Feed {
         let ready = feed.prepare(settings)?;
         feed.stream = Some(feed.begin(ready, node_name, None)?);
         Ok(feed)
+    }
+
+    /// What has to be known of the Node under these settings.
+    pub(super) fn node_needs(&self, settings: &Settings) -> NodeNeeds {
+        node_needs(self.manifests.as_deref(), settings)
     }
 
     /// Reads what a stream under these settings needs, as the kubeconfig. Asks no server, and leaves the stream that runs alone.
