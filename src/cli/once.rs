@@ -1,5 +1,6 @@
 //! `portolan sync --once`: one sync, and what came of it.
 
+use std::cell::RefCell;
 use std::path::Path;
 use std::sync::mpsc;
 use std::time::Duration;
@@ -10,7 +11,8 @@ use crate::backend::Backend;
 use crate::cli::context::{Facts, node_context};
 use crate::cli::start::{self, Prepare};
 use crate::cli::{observer, run};
-use crate::config::{Flags, ProxyMode, Settings, VipSetting};
+use crate::config::node::node_ips;
+use crate::config::{Flags, ProxyMode, Settings, VipSetting, node_remark};
 use crate::iptables::IptablesBackend;
 use crate::ipvs::{IpvsBackend, IpvsSettings, Vips};
 use crate::kernel::Kernel;
@@ -98,7 +100,16 @@ pub(super) fn engine<K: Kernel>(
 /// Makes contexts for compiling under these settings.
 pub(super) fn context_of(settings: &Settings, facts: Facts) -> ContextOf {
     let settings = settings.clone();
-    Box::new(move |node, addresses| node_context(&settings, &facts, node, addresses))
+    let said = RefCell::new(None);
+    Box::new(move |node, addresses| {
+        let primary = node_ips(&node.addresses, settings.bind_address).primary;
+        let remark = node_remark(&settings, primary, &node.pod_cidrs);
+        if *said.borrow() != remark {
+            remark.iter().for_each(|remark| tracing::warn!("{remark}"));
+            said.replace(remark);
+        }
+        node_context(&settings, &facts, node, addresses)
+    })
 }
 
 fn sync<K: Kernel>(

@@ -108,6 +108,9 @@ pub(super) fn facts(
     settings: &Settings,
     prepare: Prepare,
 ) -> anyhow::Result<Facts> {
+    if let Some(error) = crate::config::refusal(settings, families) {
+        bail!("{error}");
+    }
     let node_name = node_name(settings)?.into();
     if prepare == Prepare::Yes {
         // A mode that is not possible leaves nothing behind.

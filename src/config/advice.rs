@@ -1,9 +1,12 @@
-//! What is allowed, but probably not what somebody meant: for the log at start, never a reason to stop. kube-proxy gives
-//! the same advice.
+//! What is allowed, but probably not what somebody meant: for the log at start; kube-proxy gives the same advice. And what
+//! cannot work on this node, which is a reason to stop.
 
+use std::net::IpAddr;
 use std::time::Duration;
 
-use crate::config::{DetectLocal, IpvsOptions, NodePortSetting, ProxyMode, Settings, VipSetting};
+use ipnet::IpNet;
+
+use crate::config::{ConfigError, DetectLocal, IpvsOptions, NodePortSetting, ProxyMode, Settings, VipSetting};
 use crate::net::{IpFamily, PerFamily};
 
 /// Remarks on settings, for a node on which these families are programmed; one line each.
@@ -45,6 +48,9 @@ pub fn advice(settings: &Settings, families: PerFamily<bool>) -> Vec<String> {
             }
         }
     }
+    if let Some(only) = only(families) {
+        other_family(settings, only, &mut remarks);
+    }
     match settings.mode {
         ProxyMode::Iptables if settings.ipvs != IpvsOptions::default() => {
             remarks.push("the settings for IPVS mode have no effect in iptables mode".to_owned());
@@ -53,6 +59,59 @@ pub fn advice(settings: &Settings, families: PerFamily<bool>) -> Vec<String> {
         ProxyMode::Ipvs => ipvs_remarks(&settings.ipvs, families, &mut remarks),
     }
     remarks
+}
+
+/// What cannot work on a node on which these families are programmed: all of `clusterCIDR` is in the other family, so that
+/// no packet would ever count as local. kube-proxy ends then, too.
+pub fn refusal(settings: &Settings, families: PerFamily<bool>) -> Option<ConfigError> {
+    let (DetectLocal::ClusterCidr(cidrs), Some(only)) = (&settings.detect_local, only(families)) else { return None };
+    all_of_other_family(cidrs, only).then(|| {
+        let cidrs = cidrs.iter().map(ToString::to_string).collect::<Vec<_>>().join(",");
+        ConfigError::invalid("clusterCIDR", cidrs, format!("this node does {only} only, and here is no {only} range"))
+    })
+}
+
+/// A remark on a Node whose `spec.podCIDRs` are of no use for its primary family.
+///
+/// kube-proxy ends in the mode NodeCIDR. Here the Services go on being served, as after any other change of the Node.
+pub fn node_remark(settings: &Settings, primary: IpFamily, pod_cidrs: &[IpNet]) -> Option<String> {
+    let concerns = settings.detect_local == DetectLocal::NodeCidr && all_of_other_family(pod_cidrs, primary);
+    concerns.then(|| {
+        format!(
+            "the Node's spec.podCIDRs have no {primary} range, the family of its first address: with detectLocalMode NodeCIDR \
+             {primary} packets of pods are not told from others"
+        )
+    })
+}
+
+/// The family of a node that does one only.
+fn only(families: PerFamily<bool>) -> Option<IpFamily> {
+    match (families.v4, families.v6) {
+        (true, false) => Some(IpFamily::V4),
+        (false, true) => Some(IpFamily::V6),
+        (true, true) | (false, false) => None,
+    }
+}
+
+fn all_of_other_family(cidrs: &[IpNet], family: IpFamily) -> bool {
+    !cidrs.is_empty() && cidrs.iter().all(|cidr| IpFamily::of_net(cidr) != family)
+}
+
+/// Addresses that have no use on a node that does one family only.
+fn other_family(settings: &Settings, family: IpFamily, remarks: &mut Vec<String>) {
+    let servers = [
+        ("healthzBindAddress", settings.healthz_bind_address),
+        ("metricsBindAddress", Some(settings.metrics_bind_address)),
+    ];
+    for (name, address) in servers {
+        let other = |address: &IpAddr| !address.is_unspecified() && IpFamily::of(*address) != family;
+        if let Some(address) = address.map(|address| address.ip()).filter(other) {
+            remarks.push(format!("{name} is {address}, but this node does {family} only"));
+        }
+    }
+    if settings.mode == ProxyMode::Ipvs && all_of_other_family(&settings.ipvs.exclude_cidrs, family) {
+        remarks.push(format!("ipvs.excludeCIDRs has no {family} range, but this node does {family} only"));
+    }
 }
 
 fn ipvs_remarks(options: &IpvsOptions, families: PerFamily<bool>, remarks: &mut Vec<String>) {
@@ -153,6 +212,56 @@ mod tests {
         begins(
             &advice(&in_ipvs_mode("10.0.0.0/8", "10.244.0.0/16", odd), V4),
             &["ipvs.udpTimeout is less than a second", "--ipvs-service-cidrs has no IPv4 range"],
+        );
+    }
+
+    #[test]
+    fn what_is_of_no_use_on_a_node_with_one_family_is_named() {
+        let settings = Settings {
+            healthz_bind_address: Some("[fd00::1]:1".parse().unwrap()),
+            metrics_bind_address: "[::1]:2".parse().unwrap(),
+            ..in_ipvs_mode(
+                "10.0.0.0/8",
+                "10.244.0.0/16",
+                IpvsOptions { exclude_cidrs: vec!["fd00::/8".parse().unwrap()], ..IpvsOptions::default() },
+            )
+        };
+        let named = [
+            "healthzBindAddress is fd00::1, but this node does IPv4 only",
+            "metricsBindAddress is ::1, but this node does IPv4 only",
+            "ipvs.excludeCIDRs has no IPv4 range",
+        ];
+        begins(&advice(&settings, V4), &named);
+        assert!(!advice(&settings, BOTH).iter().any(|remark| named.iter().any(|name| remark.starts_with(name))));
+        let unspecified = Settings { healthz_bind_address: Some("[::]:1".parse().unwrap()), ..settings };
+        begins(&advice(&unspecified, V4), &named[1..]);
+    }
+
+    #[test]
+    fn a_cluster_cidr_without_the_only_family_is_refused_and_pod_cidrs_without_the_primary_one_are_named() {
+        let cluster = |cidrs: &[&str]| Settings {
+            detect_local: DetectLocal::ClusterCidr(cidrs.iter().map(|cidr| cidr.parse().unwrap()).collect()),
+            ..Settings::default()
+        };
+        let v6 = PerFamily { v4: false, v6: true };
+        for (cidrs, families, refused) in [
+            (&["fd00::/48"][..], V4, true),
+            (&["10.0.0.0/8"], v6, true),
+            (&["fd00::/48"], BOTH, false),
+            (&["fd00::/48", "10.0.0.0/8"], V4, false),
+            (&["10.0.0.0/8"], V4, false),
+            (&[], V4, false),
+        ] {
+            assert_eq!(refusal(&cluster(cidrs), families).is_some(), refused, "{cidrs:?}");
+        }
+        let by_node = Settings { detect_local: DetectLocal::NodeCidr, ..Settings::default() };
+        assert_eq!(refusal(&by_node, V4), None);
+        let cidrs: [IpNet; 2] = ["fd00:1::/64".parse().unwrap(), "10.1.0.0/24".parse().unwrap()];
+        let remark = |settings, cidrs| node_remark(settings, IpFamily::V4, cidrs);
+        assert!(remark(&by_node, &cidrs[..1]).is_some_and(|remark| remark.contains("no IPv4 range")));
+        assert_eq!(
+            (remark(&by_node, &cidrs), remark(&by_node, &[]), remark(&cluster(&[]), &cidrs[..1])),
+            (None, None, None)
         );
     }
 

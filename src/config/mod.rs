@@ -29,7 +29,7 @@ use crate::config::duration::GoDuration;
 use crate::kernel::Conntrack;
 use crate::net::PerFamily;
 
-pub use advice::advice;
+pub use advice::{advice, node_remark, refusal};
 pub use effective::effective;
 pub use file::ConfigFile;
 pub use flags::{

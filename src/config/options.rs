@@ -25,9 +25,9 @@ pub struct LoggingOptions {
     pub format: LogFormat,
     /// How much to log, 0 to 10 as kube-proxy counts.
     pub verbosity: u32,
-    /// The time between two flushes. Nothing here needs that; it is kept to be shown, as is what follows.
+    /// The time between two flushes. Nothing here needs that; it is kept to be shown, as are the streams.
     pub flush_frequency: Duration,
-    /// Patterns of the names of Go files with verbosities of their own.
+    /// Patterns of the names of modules with verbosities of their own.
     pub vmodule: Vec<(String, u32)>,
     /// The streams of text.
     pub text: StreamOptions,

@@ -15,7 +15,7 @@ pub struct LoggingFlags {
     /// How to log [default: text]
     #[arg(long, visible_alias = "logging-format", value_name = "FORMAT", value_enum)]
     pub log_format: Option<LogFormat>,
-    /// Other levels for files whose names match; accepted without effect, since the names are those of Go files
+    /// More from modules of portolan whose names match, as reload=4 or cli/run/*=4; names of kube-proxy's files match nothing
     #[arg(long, value_name = "PATTERN=LEVEL,...", value_parser = parse_vmodule)]
     pub vmodule: Option<Vmodule>,
     /// Time between two flushes; accepted without effect, since each line is written at once

@@ -3,9 +3,12 @@
 use std::time::Duration;
 
 use rstest::rstest;
+use serde_json::Value;
 
 use super::{ConfigFile, Flags, Settings, file, from_file, nets, paths};
-use crate::config::{ClientOptions, DetectLocal, LogFormat, LoggingOptions, ProxyMode, StreamOptions, effective};
+use crate::config::{
+    ClientOptions, DetectLocal, LogFormat, LoggingOptions, ProxyMode, StreamOptions, effective, effective_own,
+};
 use crate::kernel::Conntrack;
 
 fn read(text: &str) -> (Settings, Vec<String>) {
@@ -16,7 +19,15 @@ fn read(text: &str) -> (Settings, Vec<String>) {
 #[test]
 fn every_field_lands_in_its_setting_and_is_shown_again() {
     let (settings, warnings) = read(include_str!("every.yaml"));
-    assert_eq!(warnings, Vec::<String>::new());
+    assert_eq!(
+        warnings,
+        [
+            "line 64: nftables is set, but portolan does not use it",
+            "line 72: portRange is set, but portolan does not use it",
+            "line 74: windowsRunAsService is set, but portolan does not use it",
+            "line 75: winkernel is set, but portolan does not use it",
+        ]
+    );
     assert_eq!(
         settings.client,
         ClientOptions {
@@ -45,7 +56,7 @@ fn every_field_lands_in_its_setting_and_is_shown_again() {
             verbosity: 4,
             flush_frequency: Duration::from_secs(2),
             vmodule: vec![("proxier*".into(), 6)],
-            text: StreamOptions::default(),
+            text: StreamOptions { split_stream: true, info_buffer_size: "0".into() },
             json: StreamOptions { split_stream: true, info_buffer_size: "64Ki".into() },
         }
     );
@@ -54,7 +65,52 @@ fn every_field_lands_in_its_setting_and_is_shown_again() {
     assert_eq!(settings.show_hidden_metrics_for_version.as_deref(), Some("1.35"));
     assert_eq!((settings.mode, settings.allow_external_ips), (ProxyMode::Ipvs, false));
     assert_eq!(settings.feature_gates.len(), 3);
-    assert_eq!(read(&effective(&settings).to_string()), (settings, Vec::new()));
+    assert_eq!(read(&shown(&settings)), (settings, Vec::new()));
+}
+
+/// What `--write-config-to` writes.
+fn shown(settings: &Settings) -> String {
+    let yaml = |document| serde_saphyr::to_string(&document).unwrap();
+    format!("{}---\n{}", yaml(effective(settings)), yaml(effective_own(settings)))
+}
+
+#[rstest]
+#[case("kubeadm", include_str!("kubeadm.yaml"))]
+#[case("kind", include_str!("kind.yaml"))]
+#[case("every", include_str!("every.yaml"))]
+fn what_a_file_means_is_what_it_meant_when_it_was_reviewed(#[case] name: &str, #[case] text: &str) {
+    let found = shown(&read(text).0);
+    let path = format!("{}/src/config/tests/{name}.golden.yaml", env!("CARGO_MANIFEST_DIR"));
+    if std::env::var_os("BLESS").is_some() {
+        std::fs::write(&path, &found).unwrap();
+    }
+    assert_eq!(std::fs::read_to_string(&path).unwrap(), found);
+}
+
+/// The leaves of an object with their paths as JSON pointers.
+fn leaves(pointer: &str, value: &Value) -> Vec<(String, Value)> {
+    match value {
+        Value::Object(fields) => {
+            fields.iter().flat_map(|(field, value)| leaves(&format!("{pointer}/{field}"), value)).collect()
+        }
+        other => vec![(pointer.to_owned(), other.clone())],
+    }
+}
+
+#[test]
+fn the_file_with_every_field_sets_each_to_another_value_than_its_default() {
+    // Only one value goes with the rest of the file.
+    let as_default =
+        ["/apiVersion", "/kind", "/detectLocalMode", "/logging/format", "/logging/options/text/infoBufferSize"];
+    let (proxy, own) = include_str!("every.yaml").split_once("---\n").unwrap();
+    let defaults = Settings::default();
+    for (text, default) in [(proxy, effective(&defaults)), (own, effective_own(&defaults))] {
+        let set: Value = serde_saphyr::from_str(text).unwrap();
+        for (pointer, default) in leaves("", &default) {
+            let found = set.pointer(&pointer).unwrap_or_else(|| panic!("{pointer} is not set"));
+            assert!(*found != default || as_default.contains(&pointer.as_str()), "{pointer} is as by default");
+        }
+    }
 }
 
 #[test]
@@ -96,6 +152,28 @@ fn a_file_as_kind_writes_it_leaves_the_times_of_the_kernel_alone() {
 #[case("clientConnection: {burst: -1}", "ClientConnection.Burst")]
 #[case("configSyncPeriod: -1s", "ConfigSyncPeriod")]
 #[case("showHiddenMetricsForVersion: '1.34'", "ShowHiddenMetricsForVersion")]
+#[case("mode: userspace", "Mode.ProxyMode")]
+#[case("mode: ipvs\nipvs: {tcpFinTimeout: -1s}", "KubeProxyIPVSConfiguration.TCPFinTimeout")]
+#[case("mode: ipvs\nipvs: {udpTimeout: -1s}", "KubeProxyIPVSConfiguration.UDPTimeout")]
+#[case("mode: ipvs\nipvs: {excludeCIDRs: [10.0.0.0/8, 10.0.0.0/33]}", "KubeProxyIPVSConfiguration.ExcludeCidrs[1]")]
+#[case("mode: ipvs\niptables: {masqueradeBit: 32}", "KubeProxyIPTablesConfiguration.MasqueradeBit")]
+#[case("iptables: {syncPeriod: -1s, minSyncPeriod: -2s}\nmode: ''", "SyncPeriod, MinSyncPeriod")]
+#[case("iptables: {syncPeriod: 1s, minSyncPeriod: 2s}", "SyncPeriod")]
+#[case("bindAddress: '[::]'", "BindAddress")]
+#[case("bindAddress: host", "BindAddress")]
+#[case("healthzBindAddress: host:1", "HealthzBindAddress")]
+#[case("healthzBindAddress: 192.0.2.1:65536", "HealthzBindAddress")]
+#[case("metricsBindAddress: 192.0.2.1:0", "MetricsBindAddress")]
+#[case("metricsBindAddress: '2001:db8::1:x'", "MetricsBindAddress")]
+#[case("nodePortAddresses: [primary, 10.0.0.0/8]", "NodePortAddresses[0]")]
+#[case("nodePortAddresses: [10.0.0.0/8, 10.0.0.1]", "NodePortAddresses[1]")]
+#[case("detectLocalMode: Other", "DetectLocalMode")]
+#[case("detectLocalMode: BridgeInterface", "DetectLocalConfiguration.InterfaceName")]
+#[case("detectLocalMode: InterfaceNamePrefix", "DetectLocalConfiguration.InterfacePrefix")]
+#[case("clusterCIDR: '10.0.0.0/8,fd00::/8,fd01::/8'", "DetectLocalConfiguration.ClusterCIDRs")]
+#[case("clusterCIDR: '10.0.0.0/8,11.0.0.0/8'", "DetectLocalConfiguration.ClusterCIDRs")]
+#[case("clusterCIDR: '10.0.0.0/8, fd00::/8'", "DetectLocalConfiguration.ClusterCIDRs")]
+#[case("logging: {vmodule: [{filePattern: a, verbosity: 2147483648}]}", "logging.vmodule[0]")]
 #[case("logging: {format: xml}", "logging.format")]
 #[case("logging: {flushFrequency: -1}", "logging.flushFrequency")]
 #[case("logging: {verbosity: 2147483648}", "logging.verbosity")]
@@ -113,10 +191,13 @@ fn a_file_as_kind_writes_it_leaves_the_times_of_the_kernel_alone() {
 #[case("mode: nftables", "Mode.ProxyMode")]
 #[case("mode: ipvs\nipvs: {tcpTimeout: -1s}", "KubeProxyIPVSConfiguration.TCPTimeout")]
 fn a_value_out_of_range_is_an_error_with_its_path(#[case] body: &str, #[case] path: &str) {
-    assert_eq!(paths(from_file(body)), [format!("KubeProxyConfiguration.{path}")]);
+    let expected: Vec<String> = path.split(", ").map(|path| format!("KubeProxyConfiguration.{path}")).collect();
+    assert_eq!(paths(from_file(body)), expected);
 }
 
 #[rstest]
+#[case("clusterCIDR: '010.0.0.0/08,fd00::/8'\nnodePortAddresses: [010.0.0.0/8]\nbindAddress: 010.0.0.1")]
+#[case("detectLocalMode: NodeCIDR\nclusterCIDR: nonsense\nhealthzBindAddress: 192.0.2.1")]
 #[case("mode: iptables\nipvs: {tcpTimeout: -1s, excludeCIDRs: [x], syncPeriod: -1s, scheduler: A}")]
 #[case("mode: ipvs\niptables: {syncPeriod: -1s}")]
 #[case("logging: {flushFrequency: 0, verbosity: 0, options: {text: {infoBufferSize: 0}}}")]

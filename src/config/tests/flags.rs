@@ -115,3 +115,47 @@ fn flags_that_choose_another_task_than_proxying_are_no_settings() {
     assert_eq!((given.init_only, given.write_config_to.as_deref()), (Some(true), Some("/f")));
     assert_eq!(flags(&["--init-only=false"]).init_only, Some(false));
 }
+
+/// Every flag of kube-proxy, with a value that it takes.
+const KUBE_PROXY: &str = "
+    --bind-address=0.0.0.0 --healthz-bind-address=0.0.0.0:10256 --metrics-bind-address=127.0.0.1:10249
+    --bind-address-hard-fail=true --profiling=true --show-hidden-metrics-for-version=1.35 --proxy-mode=ipvs
+    --feature-gates=WatchList=true --kubeconfig=/k --kube-api-content-type=application/json --kube-api-burst=10
+    --kube-api-qps=5 --iptables-masquerade-bit=14 --iptables-localhost-nodeports=true --masquerade-all=true
+    --iptables-sync-period=30s --iptables-min-sync-period=1s --ipvs-sync-period=30s --ipvs-min-sync-period=1s
+    --ipvs-scheduler=rr --ipvs-exclude-cidrs=10.0.0.0/8 --ipvs-strict-arp=true --ipvs-tcp-timeout=1s
+    --ipvs-tcpfin-timeout=1s --ipvs-udp-timeout=1s --detect-local-mode=NodeCIDR --pod-bridge-interface=cni0
+    --pod-interface-name-prefix=veth --cluster-cidr=10.0.0.0/8 --nodeport-addresses=primary --oom-score-adj=-999
+    --config-sync-period=15m --conntrack-max-per-core=1 --conntrack-min=1 --conntrack-tcp-timeout-established=1s
+    --conntrack-tcp-timeout-close-wait=1s --conntrack-tcp-be-liberal=true --conntrack-udp-timeout=1s
+    --conntrack-udp-timeout-stream=1s --healthz-port=1 --metrics-port=2 --boot-id-file=/b --machine-id-file=/m
+    --config=/c --write-config-to=/f --cleanup=false --init-only=false --master=https://192.0.2.1
+    --hostname-override=node --v=2 --vmodule=a=1 --logging-format=text --log-flush-frequency=5s
+    --log-text-split-stream=false --log-text-info-buffer-size=0 --log-json-split-stream=false
+    --log-json-info-buffer-size=0";
+
+#[test]
+fn every_flag_of_kube_proxy_is_taken_with_dashes_and_with_underscores() {
+    for argument in KUBE_PROXY.split_whitespace() {
+        let (name, value) = argument.split_once('=').unwrap();
+        let underscores = format!("--{}={value}", name.trim_start_matches('-').replace('-', "_"));
+        assert_eq!(format!("{:?}", flags(&[argument])), format!("{:?}", flags(&[&underscores])), "{argument}");
+        assert_ne!(format!("{:?}", flags(&[argument])), format!("{:?}", flags(&[])), "{argument}");
+    }
+    assert!(from_flags(&KUBE_PROXY.split_whitespace().collect::<Vec<_>>()).is_ok());
+}
+
+#[test]
+fn with_a_file_each_flag_is_either_honoured_or_reported_as_ignored() {
+    const HONOURED: &str = "--config --write-config-to --cleanup --init-only --master --hostname-override --v --vmodule \
+        --logging-format --log-flush-frequency --log-text-split-stream --log-text-info-buffer-size \
+        --log-json-split-stream --log-json-info-buffer-size --boot-id-file --machine-id-file";
+    let given = flags(&KUBE_PROXY.split_whitespace().collect::<Vec<_>>());
+    let mut names: Vec<&str> = given.ignored_with_file();
+    names.extend(HONOURED.split_whitespace());
+    names.sort_unstable();
+    let mut all: Vec<&str> =
+        KUBE_PROXY.split_whitespace().filter_map(|flag| flag.split_once('=')).map(|(name, _)| name).collect();
+    all.sort_unstable();
+    assert_eq!(names, all);
+}
