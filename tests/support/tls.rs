@@ -1,5 +1,7 @@
 //! An API server over real TLS: certificates made for the test, HTTP/2 and HTTP/1.1 as told, and a count of connections.
 
+#![allow(dead_code, reason = "each test program uses a part of it")]
+
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -11,7 +13,8 @@ use hyper_util::rt::{TokioExecutor, TokioIo};
 use hyper_util::server::conn::auto::Builder;
 use hyper_util::service::TowerToHyperService;
 use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
-use tokio::io::copy_bidirectional;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::tcp::{ReadHalf, WriteHalf};
 use tokio::net::{TcpListener, TcpStream};
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::rustls::pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer};
@@ -24,6 +27,10 @@ pub(crate) struct TlsServer {
     pub directory: tempfile::TempDir,
     /// TLS handshakes that succeeded.
     pub handshakes: Arc<AtomicUsize>,
+    /// What was received by the client, in bytes of TCP: TLS is in it, the heads of packets are not.
+    pub received: Arc<AtomicUsize>,
+    /// What was sent by the client.
+    pub sent: Arc<AtomicUsize>,
     /// While this is set, nothing comes through any more, and nothing is closed.
     pub cut: Arc<AtomicBool>,
 }
@@ -51,8 +58,9 @@ impl TlsServer {
                 });
             }
         });
-        let front = relay(behind, Arc::clone(&cut)).await;
-        let server = TlsServer { directory, handshakes, cut };
+        let (received, sent) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
+        let front = relay(behind, Arc::clone(&cut), [Arc::clone(&received), Arc::clone(&sent)]).await;
+        let server = TlsServer { directory, handshakes, received, sent, cut };
         server.write_kubeconfig(front);
         server
     }
@@ -60,6 +68,13 @@ impl TlsServer {
     /// The kubeconfig with the client certificate.
     pub(crate) fn kubeconfig(&self) -> PathBuf {
         self.directory.path().join("kubeconfig")
+    }
+
+    /// Makes the kubeconfig one that wants nothing compressed.
+    pub(crate) fn forbid_compression(&self) {
+        let text = std::fs::read_to_string(self.kubeconfig()).unwrap();
+        let text = text.replace("certificate-authority:", "disable-compression: true, certificate-authority:");
+        std::fs::write(self.kubeconfig(), text).unwrap();
     }
 
     fn write_kubeconfig(&self, address: SocketAddr) {
@@ -102,26 +117,40 @@ fn server_config(directory: &std::path::Path) -> ServerConfig {
     config.with_client_cert_verifier(verifier).with_single_cert(vec![own.der().clone()], own_key).unwrap()
 }
 
-/// A relay before the server that can go silent, as a network does that loses everything.
-async fn relay(behind: SocketAddr, cut: Arc<AtomicBool>) -> SocketAddr {
+/// A relay before the server that counts what goes through to the client and from it, and can go silent, as a network does that
+/// loses everything.
+async fn relay(behind: SocketAddr, cut: Arc<AtomicBool>, counts: [Arc<AtomicUsize>; 2]) -> SocketAddr {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     tokio::spawn(async move {
         while let Ok((mut client, _)) = listener.accept().await {
-            let cut = Arc::clone(&cut);
+            let (cut, [received, sent]) = (Arc::clone(&cut), counts.clone());
             tokio::spawn(async move {
                 let mut server = TcpStream::connect(behind).await.unwrap();
+                let ((from_client, to_client), (from_server, to_server)) = (client.split(), server.split());
                 let is_cut = async {
                     while !cut.load(Ordering::SeqCst) {
                         tokio::time::sleep(Duration::from_millis(5)).await;
                     }
                 };
                 tokio::select! {
-                    _ = copy_bidirectional(&mut client, &mut server) => {}
+                    () = pump(from_server, to_client, &received) => {}
+                    () = pump(from_client, to_server, &sent) => {}
                     () = is_cut => std::future::pending().await,
                 }
             });
         }
     });
     address
+}
+
+/// Passes on and counts until one side has ended.
+async fn pump(mut from: ReadHalf<'_>, mut to: WriteHalf<'_>, count: &AtomicUsize) {
+    let mut buffer = vec![0; 64 << 10];
+    while let Ok(read @ 1..) = from.read(&mut buffer).await {
+        if to.write_all(&buffer[..read]).await.is_err() {
+            return;
+        }
+        count.fetch_add(read, Ordering::SeqCst);
+    }
 }

@@ -11,17 +11,19 @@ use bytes::Bytes;
 use http::{Request, Response, StatusCode, header};
 use http_body_util::combinators::UnsyncBoxBody;
 use http_body_util::{BodyExt, Full, Limited};
+use hyper::body::Incoming;
 use kube::client::{Body, ConfigExt};
 use kube::{Client, Config};
 use serde_json::{Value, json};
 use tower::util::BoxCloneService;
 use tower::{BoxError, ServiceBuilder, ServiceExt};
+use tower_http::decompression::{DecompressionBody, DecompressionLayer};
 
 use crate::source::kube::transport::{self, Gate, Transport};
 use crate::source::kube::{ConnectOptions, Observation};
 
 type Answer = Response<UnsyncBoxBody<Bytes, BoxError>>;
-type Authorized = BoxCloneService<Request<Body>, Response<hyper::body::Incoming>, BoxError>;
+type Authorized = BoxCloneService<Request<Body>, Response<DecompressionBody<Incoming>>, BoxError>;
 
 /// What a refusal may have for a body; a `Status` is far smaller.
 const MAX_REFUSAL_BYTES: usize = 64 << 10;
@@ -52,9 +54,10 @@ pub(super) fn client(config: Config, options: ConnectOptions) -> kube::Result<Cl
     Ok(Client::new(service, namespace))
 }
 
-/// The transport, with what kube's configuration adds to each request. Reads the token if it is in a file.
+/// The transport, with what kube's configuration adds to each request, and without what a server does to save bytes. Reads the token if it is in a file.
 fn authorized(config: &Config, transport: &Transport) -> kube::Result<Authorized> {
     let service = ServiceBuilder::new()
+        .layer(DecompressionLayer::new().gzip(!config.disable_compression))
         .layer(config.base_uri_layer())
         .option_layer(config.auth_layer()?)
         .layer(config.extra_headers_layer()?)

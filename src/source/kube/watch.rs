@@ -15,6 +15,7 @@ use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
 use futures::{AsyncBufRead, AsyncBufReadExt, AsyncReadExt};
+use http::{HeaderValue, header};
 use kube::Client;
 use kube::api::{ListParams, WatchParams};
 use kube::core::{Request, Status, WatchEvent};
@@ -215,8 +216,11 @@ impl<'a, K: Kind> Watch<'a, K> {
         // Without a position the list is the newest state, not what some server happens to have cached: what it
         // brings must never be older than what we know.
         let from = self.position.as_deref().unwrap_or_default();
-        let request =
+        let mut request =
             Request::new(K::PATH).watch(&params, from).map_err(|error| End::Retry(error.to_string(), None))?;
+        // Servers up to 1.36 compress no watch. Later ones make each event a gzip member of its own, and what decompresses for
+        // us ends after the first.
+        request.headers_mut().insert(header::ACCEPT_ENCODING, HeaderValue::from_static("identity"));
         if self.position.is_none() {
             self.begin_list();
         }

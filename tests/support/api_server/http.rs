@@ -1,14 +1,16 @@
 //! Requests and answers.
 
-use std::io;
+use std::io::{self, Write};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use axum::Router;
 use axum::body::{Body, Bytes};
 use axum::extract::{Query, State};
-use axum::http::{Method, StatusCode, Uri};
+use axum::http::{HeaderMap, Method, StatusCode, Uri};
 use axum::response::{IntoResponse, Response};
+use flate2::Compression;
+use flate2::write::GzEncoder;
 use serde_json::{Value, json};
 use tokio::sync::mpsc;
 
@@ -27,11 +29,13 @@ async fn answer(
     method: Method,
     uri: Uri,
     Query(query): Query<Params>,
+    headers: HeaderMap,
     body: Bytes,
 ) -> Response {
     let access = Access::of(&method, uri.path(), &query);
     let resource = Resource::at(uri.path()).filter(|_| method == Method::GET);
-    let request = resource.map(|resource| Request { resource, query, at: Instant::now() });
+    let takes_gzip = headers.get("accept-encoding").is_some_and(|accepted| accepted.to_str().unwrap().contains("gzip"));
+    let request = resource.map(|resource| Request { resource, query, takes_gzip, at: Instant::now() });
     shared.requests.lock().unwrap().extend(request.clone());
     let mut released = shared.released.subscribe();
     while shared.faults().silent {
@@ -152,7 +156,21 @@ async fn list(shared: Arc<Shared>, request: Request) -> Response {
     let items = items.join(",");
     let text =
         format!("{{\"kind\":\"{kind}\",\"apiVersion\":\"{version}\",\"metadata\":{metadata},\"items\":[{items}]}}");
+    if request.takes_gzip && text.len() > GZIP_FROM {
+        return ([("content-type", "application/json"), ("content-encoding", "gzip")], compressed(&text))
+            .into_response();
+    }
     ([("content-type", "application/json")], text).into_response()
+}
+
+/// What is longer than this is compressed by a real server, unless it is a watch, and if the client takes it.
+const GZIP_FROM: usize = 128 << 10;
+
+/// As a real server compresses: fast rather than well.
+fn compressed(text: &str) -> Vec<u8> {
+    let mut encoder = GzEncoder::new(Vec::new(), Compression::fast());
+    encoder.write_all(text.as_bytes()).expect("it writes to memory");
+    encoder.finish().expect("it writes to memory")
 }
 
 fn watch(shared: Arc<Shared>, request: Request) -> Response {

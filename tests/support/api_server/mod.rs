@@ -37,6 +37,8 @@ pub(crate) struct Request {
     pub resource: Resource,
     /// The query, decoded.
     pub query: Params,
+    /// Whether the answer may be compressed.
+    pub takes_gzip: bool,
     /// When it came.
     pub at: Instant,
 }

@@ -90,6 +90,8 @@ pub(super) struct Store {
     objects: BTreeMap<Key, Arc<Object>>,
     log: Vec<Happening>,
     rests: HashMap<String, Rest>,
+    /// How many tokens have been given out.
+    tokens: usize,
     watches: HashMap<Resource, usize>,
 }
 
@@ -106,7 +108,9 @@ impl Store {
         object["apiVersion"] = json!(resource.api_version());
         object["metadata"]["resourceVersion"] = json!(self.version.to_string());
         // What real objects carry and nobody needs.
-        object["metadata"]["managedFields"] = json!([{"manager": "test", "fieldsV1": {"f:spec": {"f:ports": {}}}}]);
+        if object["metadata"]["managedFields"].is_null() {
+            object["metadata"]["managedFields"] = json!([{"manager": "test", "fieldsV1": {"f:spec": {"f:ports": {}}}}]);
+        }
         let object = Arc::new(Object { text: object.to_string(), selected: Selected::of(&object) });
         let before = self.objects.insert(key, object.clone());
         self.log.push(Happening { version: self.version, resource, before, after: Some(object) });
@@ -166,7 +170,8 @@ impl Store {
 
     /// Keeps the rest of a list and returns the token for it.
     pub(super) fn keep(&mut self, rest: Rest) -> String {
-        let token = format!("token-{}-{}", rest.version, rest.objects.len());
+        self.tokens += 1;
+        let token = format!("token-{}-{}", rest.version, self.tokens);
         self.rests.insert(token.clone(), rest);
         token
     }
