@@ -27,6 +27,11 @@ fn has_ipvs() -> bool {
     has
 }
 
+/// Whether packets that rules drop or accept are counted: that depends on the kernel, and on nothing else.
+fn counts_packets() -> bool {
+    get(METRICS, "/metrics").contains("kubeproxy_iptables_ct_state_invalid_dropped_packets_total")
+}
+
 #[test]
 fn the_mode_is_switched_in_place_and_back_and_nothing_of_the_other_stays() {
     if !has_ipvs() {
@@ -34,18 +39,27 @@ fn the_mode_is_switched_in_place_and_back_and_nothing_of_the_other_stays() {
     }
     in_namespace(|| {
         let mut mount = Mount::new(&configuration(""));
-        let _daemon = Daemon::start(&mount, "legacy");
+        let daemon = Daemon::start(&mount, "legacy");
         wait_for("chains of Services", || service_chains() > 0);
         let chains = service_chains();
+        let counted = counts_packets();
         assert_eq!(virtual_servers(), 0);
         for _ in 0..2 {
             mount.update(&configuration("mode: ipvs"));
             wait_for("virtual servers in place of chains", || virtual_servers() > 0 && service_chains() == 0);
-            assert!(get(METRICS, "/proxyMode").ends_with("ipvs"));
+            assert!(get(METRICS, "/proxyMode").ends_with("ipvs") && !counts_packets());
             mount.update(&configuration("mode: iptables"));
             wait_for("chains in place of virtual servers", || virtual_servers() == 0 && service_chains() == chains);
             assert!(get(METRICS, "/proxyMode").ends_with("iptables"));
+            assert_eq!(counts_packets(), counted);
         }
+        drop(daemon);
+        mount.update(&configuration("mode: ipvs"));
+        let _daemon = Daemon::start(&mount, "legacy");
+        wait_for("virtual servers", || virtual_servers() > 0 && service_chains() == 0);
+        mount.update(&configuration("mode: iptables"));
+        wait_for("chains in place of virtual servers", || virtual_servers() == 0 && service_chains() == chains);
+        assert_eq!(counts_packets(), counted, "a daemon that was started in IPVS mode");
     });
 }
 

@@ -45,10 +45,42 @@ fn a_swapped_configuration_takes_effect_and_a_wrong_one_is_refused() {
 
         mount.update(&configuration("iptables: {masqueradeAll: true}\nmetricsBindAddress: 127.0.0.2:10249"));
         wait_for("what is in force is right again", || valid("1"));
-        mount.update(&configuration("enableProfiling: true"));
-        wait_for("the page of the log's verbosity", || put(METRICS, "/debug/flags/v", "4").starts_with("HTTP/1.1 200"));
         mount.update(&configuration(""));
         wait_for("the first one is in force again", || metric_is("portolan_config_valid 1") && !masquerades_all());
+        let started = processes_started();
+        mount.update(&configuration("enableProfiling: true"));
+        wait_for("the page of the log's verbosity", || put(METRICS, "/debug/flags/v", "4").starts_with("HTTP/1.1 200"));
+        assert_eq!(processes_started(), started, "nothing that the kernel has to be asked about has changed");
+    });
+}
+
+fn processes_started() -> Option<String> {
+    let page = get(METRICS, "/metrics");
+    page.lines().find(|line| line.starts_with("portolan_processes_started_total")).map(str::to_owned)
+}
+
+/// The configuration with TCP packets outside the window taken for valid: a sysctl that each namespace has for itself.
+fn liberal(more: &str) -> String {
+    configuration(more).replace("conntrack: {", "conntrack: {tcpBeLiberal: true, ")
+}
+
+fn is_liberal() -> bool {
+    shell("cat /proc/sys/net/netfilter/nf_conntrack_tcp_be_liberal").trim() == "1"
+}
+
+#[test]
+fn what_is_refused_leaves_no_sysctl_behind() {
+    in_namespace(|| {
+        let mut mount = Mount::new(&configuration(""));
+        let _daemon = Daemon::start(&mount, "nft");
+        wait_for("the first sync", || shell("iptables-nft-save -t nat").contains("KUBE-SVC-"));
+        assert!(!is_liberal());
+        // Nobody has the address.
+        mount.update(&liberal("metricsBindAddress: 192.0.2.99:10249"));
+        wait_for("it is refused", || metric_is("portolan_config_reloads_total{result=\"refused\"} 1"));
+        assert!(!is_liberal());
+        mount.update(&liberal(""));
+        wait_for("the same with an address that there is", is_liberal);
     });
 }
 
@@ -59,14 +91,14 @@ fn a_mode_that_the_kernel_cannot_do_is_refused_and_the_other_goes_on() {
         let _daemon = Daemon::start(&mount, "nft");
         wait_for("the first sync", || shell("iptables-nft-save -t nat").contains("KUBE-SVC-"));
         let before = shell("iptables-nft-save -t nat | grep '^-A'");
-        mount.update(&configuration("mode: ipvs"));
+        mount.update(&liberal("mode: ipvs"));
         let refused = || metric_is("portolan_config_reloads_total{result=\"refused\"} 1");
         wait_for("it is refused, or done", || refused() || get(METRICS, "/proxyMode").ends_with("ipvs"));
         if !refused() {
             println!("not run: this kernel can do IPVS");
             return;
         }
-        assert!(get(METRICS, "/proxyMode").ends_with("iptables"));
+        assert!(get(METRICS, "/proxyMode").ends_with("iptables") && !is_liberal());
         assert_eq!(shell("iptables-nft-save -t nat | grep '^-A'"), before);
     });
 }

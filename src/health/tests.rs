@@ -186,6 +186,12 @@ fn an_ineligible_node_is_out_of_rotation_but_alive() {
     assert!(good.head.contains("content-type: application/json"));
     assert!(good.head.contains("x-content-type-options: nosniff"));
     assert!(!good.body.ends_with('\n'));
+    setup.state.await_node();
+    let waits = get(address, "/healthz").unwrap();
+    assert_eq!((waits.status, get(address, "/livez").unwrap().status), (503, 200));
+    assert!(waits.body.contains("\"nodeEligible\":false,\"healthy\":true"));
+    setup.state.go_on();
+    assert_eq!(get(address, "/healthz").unwrap().status, 200);
     setup.state.set_node_eligible(false);
     let out = get(address, "/healthz").unwrap();
     assert_eq!(out.status, 503);
