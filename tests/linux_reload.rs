@@ -33,6 +33,12 @@ fn a_swapped_configuration_takes_effect_and_a_wrong_one_is_refused() {
             get("127.0.0.2:10249", "/configz").contains("\"masqueradeAll\":true")
         });
 
+        wait_for("one reload is counted: the start is none", || {
+            let page = get("127.0.0.2:10249", "/metrics");
+            let some = |line: &&str| line.starts_with("portolan_config_reloads_total") && !line.ends_with(" 0");
+            page.lines().filter(some).eq(["portolan_config_reloads_total{result=\"applied\"} 1"])
+        });
+
         assert!(put("127.0.0.2:10249", "/debug/flags/v", "4").starts_with("HTTP/1.1 404"), "profiling is off");
 
         mount.update(&configuration("iptables: {masqueradeBit: 99}"));

@@ -125,6 +125,7 @@ impl Daemon {
             health: Arc::clone(&health),
             recorder: recorder.clone(),
             to_sync: to_sync.clone(),
+            heard: false,
         };
         let configuration = watch_configuration(flags, waker)?;
         let node_needs = source::node_needs(flags.manifests.as_deref(), settings);

@@ -186,12 +186,6 @@ fn an_ineligible_node_is_out_of_rotation_but_alive() {
     assert!(good.head.contains("content-type: application/json"));
     assert!(good.head.contains("x-content-type-options: nosniff"));
     assert!(!good.body.ends_with('\n'));
-    setup.state.await_node();
-    let waits = get(address, "/healthz").unwrap();
-    assert_eq!((waits.status, get(address, "/livez").unwrap().status), (503, 200));
-    assert!(waits.body.contains("\"nodeEligible\":false,\"healthy\":true"));
-    setup.state.go_on();
-    assert_eq!(get(address, "/healthz").unwrap().status, 200);
     setup.state.set_node_eligible(false);
     let out = get(address, "/healthz").unwrap();
     assert_eq!(out.status, 503);
@@ -205,6 +199,19 @@ fn an_ineligible_node_is_out_of_rotation_but_alive() {
         *setup.replies.lock().unwrap(),
         [(Probe::Healthz, 200), (Probe::Healthz, 503), (Probe::Livez, 200), (Probe::Livez, 503)]
     );
+}
+
+#[test]
+fn while_the_node_is_awaited_load_balancers_stay_away_and_nobody_restarts_the_proxy() {
+    let setup = start(None);
+    setup.state.updated(IpFamily::V4);
+    setup.state.set_node_eligible(true);
+    let status = |probe| setup.state.reply(probe).status;
+    setup.state.await_node();
+    assert_eq!((status(Probe::Healthz), status(Probe::Livez)), (503, 200));
+    assert!(setup.state.reply(Probe::Healthz).body.contains("\"nodeEligible\":false,\"healthy\":true"));
+    setup.state.go_on();
+    assert_eq!((status(Probe::Healthz), status(Probe::Livez)), (200, 200));
 }
 
 #[test]

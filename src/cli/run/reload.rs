@@ -28,6 +28,8 @@ pub(super) struct Reloader {
     pub(super) health: Arc<HealthState>,
     pub(super) recorder: Recorder,
     pub(super) to_sync: Sender<Message>,
+    /// The watch has reported something: the first time that is what the start has read, unless it has changed since.
+    pub(super) heard: bool,
 }
 
 impl Reloader {
@@ -38,9 +40,15 @@ impl Reloader {
 
     /// The file of `--config` has changed. What is refused leaves everything as it is.
     pub(super) fn take(&mut self, reload: Reload, servers: &Servers, feed: &mut Feed) {
+        let first = !std::mem::replace(&mut self.heard, true);
         let result = match reload {
             Reload::Refused(errors) => Err(errors.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ")),
-            Reload::Read { settings, .. } if *settings == *self.in_force.get() => Ok(Reloaded::Unchanged),
+            Reload::Read { settings, .. } if *settings == *self.in_force.get() => {
+                if first {
+                    return;
+                }
+                Ok(Reloaded::Unchanged)
+            }
             Reload::Read { settings, warnings } => {
                 warnings.iter().for_each(|warning| tracing::warn!("configuration file: {warning}"));
                 self.put_in_force(*settings, servers, feed).map(|()| Reloaded::Applied)
