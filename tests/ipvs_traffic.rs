@@ -1,6 +1,8 @@
 //! Real packets through the kernel's load balancer, in network namespaces of this process's own. These tests need `ip_vs`: where
 //! the machine's kernel has none they run in the lab (`scripts/lab-tests.sh`, docs/lab.md); without it they say so and pass.
 
+#[path = "support/config_mount.rs"]
+mod config_mount;
 #[path = "support/netns/mod.rs"]
 mod netns;
 
@@ -22,6 +24,7 @@ mod ipvs {
     mod drift;
     mod harness;
     mod leaving;
+    mod live_switch;
     mod matrix;
     mod mended;
     mod own_addresses;

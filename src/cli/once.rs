@@ -47,8 +47,13 @@ pub(super) fn sync_once(flags: &Flags, dry_run: bool) -> anyhow::Result<()> {
         return finish(&report);
     }
     let mut engine = engine(kernel, &settings, facts, options);
-    let report = sync(&mut engine, changes, addresses)?;
+    let mut report = sync(&mut engine, changes, addresses)?;
     observer::log_report(&report);
+    // What another mode has left behind goes when the rules stand.
+    while report.success() && engine.due().is_some_and(|due| due <= SystemClock.now()) {
+        report = engine.sync().context("the lists are complete no longer")?;
+        observer::log_report(&report);
+    }
     finish(&report)
 }
 

@@ -54,6 +54,7 @@ impl<K: Kernel, C: Clock> Engine<K, C> {
         for id in run.touched.clone() {
             self.update_drains(id);
         }
+        self.keep_leftovers();
         if self.drains.take_changed() {
             run.touched.insert(OwnerId::DRAINS);
         }

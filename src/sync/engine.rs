@@ -15,6 +15,7 @@ use crate::sync::drain::Drains;
 use crate::sync::flows::FlowCleaner;
 use crate::sync::items::Items;
 use crate::sync::ledger::Ledger;
+use crate::sync::linger::Lingering;
 use crate::sync::node_wait::{Awaited, NodeNeeds, NodeWait};
 use crate::sync::owner::{OwnerId, Owners};
 use crate::sync::program::{Suspicion, Tally};
@@ -95,6 +96,7 @@ pub struct Engine<K, C> {
     pub(super) ledger: Ledger,
     pub(super) owners: Owners,
     pub(super) drains: Drains,
+    pub(super) lingering: Lingering,
     pub(super) disputes: Disputes,
     pub(super) flows: FlowCleaner,
     /// When to try again a clean-up of flows that failed.
@@ -147,6 +149,7 @@ impl<K: Kernel, C: Clock> Engine<K, C> {
             ledger: Ledger::new(Items::new(item_claims)),
             owners: Owners::default(),
             drains: Drains::default(),
+            lingering: Lingering::default(),
             disputes: Disputes::default(),
             flows: FlowCleaner::default(),
             flow_retry: None,
@@ -222,7 +225,7 @@ impl<K: Kernel, C: Clock> Engine<K, C> {
             return None;
         }
         let timers = [self.work.since, self.work.full_due, self.work.items_due, self.flow_retry];
-        timers.into_iter().chain([self.owners.next_retry(), self.drains.next()]).flatten().min()
+        timers.into_iter().chain([self.owners.next_retry(), self.drains.next(), self.lingering.next()]).flatten().min()
     }
 
     /// Whether a change waits to be synced.
@@ -270,6 +273,7 @@ impl<K: Kernel, C: Clock> Engine<K, C> {
         self.check();
         let mut run = self.begin();
         self.look_at_drains(&mut run);
+        self.look_at_leftovers(&mut run);
         let names = self.collect_work(&mut run);
         self.program(&names, &mut run);
         let suspicion = std::mem::take(&mut run.tally.suspect);

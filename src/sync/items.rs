@@ -136,6 +136,11 @@ impl Items {
         self.tracked.wanted(key)
     }
 
+    /// How the kernel is known to hold an item; `None`: not at all.
+    pub(crate) fn known(&self, key: &ItemKey) -> Option<ItemState> {
+        self.tracked.known(key)
+    }
+
     /// The owners of an item.
     pub(crate) fn owners(&self, key: &ItemKey) -> impl Iterator<Item = OwnerId> {
         self.tracked.owners(key)

@@ -21,6 +21,7 @@ mod figures;
 mod flows;
 mod items;
 mod ledger;
+mod linger;
 mod lower;
 mod node_wait;
 mod owner;

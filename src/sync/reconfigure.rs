@@ -15,6 +15,7 @@ use crate::sync::drain::Drains;
 use crate::sync::engine::{ContextOf, Engine, Options};
 use crate::sync::items::Items;
 use crate::sync::ledger::Ledger;
+use crate::sync::linger::Lingering;
 use crate::sync::owner::Owners;
 use crate::sync::program::Suspicion;
 use crate::sync::watch::Watch;
@@ -76,6 +77,7 @@ impl<K: Kernel, C: Clock> Engine<K, C> {
         self.ledger = Ledger::new(Items::new(item_claims));
         self.owners = Owners::default();
         self.drains = Drains::default();
+        self.lingering = Lingering::default();
         self.disputes = Disputes::default();
         self.observed.clear();
         self.watch = Watch::default();

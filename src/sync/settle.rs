@@ -132,7 +132,7 @@ impl<K: Kernel, C: Clock> Engine<K, C> {
             }),
             flow_cleanup,
             items: self.ledger.items.counts().clone(),
-            draining: self.drains.len(),
+            draining: self.drains.len() + self.lingering.len(),
         }
     }
 }

@@ -435,7 +435,7 @@ fn changing_the_mode_programs_the_new_before_it_removes_the_old() {
         serves(&kernel.inner);
         let mut second = on_in(to, kernel, Options::default());
         second.apply(world.initial());
-        let report = second.sync();
+        let report = second.sync_and_drain();
         assert!(report.success(), "{:?}", report.failed);
         let text = second.engine.kernel().inner.canonical_text(&to.backend().claims());
         let [text, wanted] = [text, from_scratch_in(to, &world)].map(|it| crate::sequences::without_kubelets(&it));

@@ -8,6 +8,7 @@ mod drains;
 mod faults;
 mod handover;
 mod ipvs;
+mod linger;
 mod reconfigure;
 mod rig;
 mod runner;

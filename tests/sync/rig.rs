@@ -10,7 +10,7 @@ use portolan::kernel::Kernel;
 use portolan::kernel::fake::FakeKernel;
 use portolan::kernel::fault::{Fault, FaultyKernel};
 use portolan::model::Change;
-use portolan::sync::clock::TestClock;
+use portolan::sync::clock::{Clock, TestClock};
 use portolan::sync::{Engine, Options, SyncReport};
 
 pub(crate) fn context() -> NodeContext {
@@ -97,11 +97,16 @@ impl<K: Kernel> Rig<K> {
         self.engine.sync().expect("both lists are complete")
     }
 
+    /// Whether there is something to do at once.
+    pub(crate) fn is_due(&self) -> bool {
+        self.engine.due().is_some_and(|due| due <= self.clock.now())
+    }
+
     /// Syncs until nothing is left to do, moving the clock to each retry; fails after a hundred attempts.
     pub(crate) fn settle(&mut self) -> SyncReport {
         for _ in 0..100 {
             let report = self.sync();
-            if report.success() && report.draining == 0 {
+            if report.success() && report.draining == 0 && !self.is_due() {
                 return report;
             }
             self.clock.advance(Duration::from_secs(31));
@@ -112,7 +117,7 @@ impl<K: Kernel> Rig<K> {
     /// Syncs until real servers without connections are gone, which have to be looked at once.
     pub(crate) fn sync_and_drain(&mut self) -> SyncReport {
         let report = self.sync();
-        if report.draining > 0 {
+        if report.draining > 0 || self.is_due() {
             self.clock.advance(Duration::from_secs(1));
             let again = self.sync();
             assert_eq!(

@@ -4,6 +4,7 @@
 use std::fmt;
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
+use std::path::Path;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -84,7 +85,7 @@ impl Variant {
 }
 
 /// How long anything that is only waited for may take.
-pub(crate) const AT_LAST: Duration = Duration::from_secs(15);
+pub(crate) const AT_LAST: Duration = Duration::from_secs(30);
 
 /// The settings of most tests.
 pub(crate) const USUAL: &[&str] = &["--cluster-cidr=10.244.0.0/16,fd00:10:244::/48"];
@@ -129,6 +130,14 @@ impl Program {
         args.push("--healthz-bind-address=0.0.0.0:10256".to_owned());
         args.push(format!("--metrics-bind-address={METRICS}"));
         let args: Vec<&str> = [PROGRAM].into_iter().chain(args.iter().map(String::as_str)).collect();
+        Program { process: node.spawn(&args), node: node.clone() }
+    }
+
+    /// Starts it with a configuration file, which says everything but the kind of iptables.
+    pub(crate) fn configured(node: &Netns, file: &Path, variant: Variant, manifests: &Manifests) -> Program {
+        let (file, manifests) = (file.display(), manifests.path().display());
+        let (file, manifests) = (format!("--config={file}"), format!("--manifests={manifests}"));
+        let args = [PROGRAM, &file, &manifests, &format!("--iptables-variant={variant}")];
         Program { process: node.spawn(&args), node: node.clone() }
     }
 
@@ -192,10 +201,15 @@ pub(crate) fn get(from: &Netns, server: SocketAddr, path: &str) -> std::io::Resu
 }
 
 /// Waits until something is so, and panics when it never is.
-pub(crate) fn eventually(what: &str, mut is_so: impl FnMut() -> bool) {
-    let deadline = Instant::now() + AT_LAST;
+pub(crate) fn eventually(what: &str, is_so: impl FnMut() -> bool) {
+    eventually_within(AT_LAST, what, is_so);
+}
+
+/// The same for what may take longer.
+pub(crate) fn eventually_within(at_last: Duration, what: &str, mut is_so: impl FnMut() -> bool) {
+    let deadline = Instant::now() + at_last;
     while !is_so() {
-        assert!(Instant::now() < deadline, "after {AT_LAST:?} it is still not so that {what}");
-        thread::sleep(Duration::from_millis(20));
+        assert!(Instant::now() < deadline, "after {at_last:?} it is still not so that {what}");
+        thread::sleep(at_last / 500);
     }
 }

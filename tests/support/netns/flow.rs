@@ -252,13 +252,24 @@ pub(crate) struct Questions(Background<Tally>);
 impl Questions {
     /// Starts them, each from a fresh port; `pause` lies between an answer and the next question.
     pub(crate) fn start(from: &Netns, to: SocketAddr, proto: Proto, pause: Duration) -> Questions {
-        Questions::repeat(from, pause, move || probe::probe(None, to, proto, PATIENCE))
+        Questions::start_patient(from, to, proto, pause, PATIENCE)
     }
 
-    /// Starts them as datagrams of one flow. An answer that takes longer than a second is lost.
+    /// The same where the machine may stand still for longer than [`PATIENCE`].
+    pub(crate) fn start_patient(
+        from: &Netns,
+        to: SocketAddr,
+        proto: Proto,
+        pause: Duration,
+        patience: Duration,
+    ) -> Questions {
+        Questions::repeat(from, pause, move || probe::probe(None, to, proto, patience))
+    }
+
+    /// Starts them as datagrams of one flow. Of one that has no answer after [`PATIENCE`] it or the answer is lost.
     pub(crate) fn start_flow(from: &Netns, to: SocketAddr, pause: Duration) -> Questions {
         let flow = UdpFlow::open(from, None, to);
-        Questions::repeat(from, pause, move || flow.ask(Duration::from_secs(1)))
+        Questions::repeat(from, pause, move || flow.ask(PATIENCE))
     }
 
     fn repeat(from: &Netns, pause: Duration, ask: impl Fn() -> Outcome + Send + 'static) -> Questions {
