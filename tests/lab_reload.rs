@@ -4,7 +4,7 @@
 mod config_mount;
 mod linux_support;
 
-use config_mount::{Daemon, METRICS, Mount, configuration, get, wait_for};
+use config_mount::{Daemon, METRICS, Mount, configuration, get, wait_for, with_own};
 use linux_support::{in_namespace, shell};
 
 /// Virtual servers in the namespace of this thread, which is not that of the process.
@@ -60,6 +60,29 @@ fn the_mode_is_switched_in_place_and_back_and_nothing_of_the_other_stays() {
         mount.update(&configuration("mode: iptables"));
         wait_for("chains in place of virtual servers", || virtual_servers() == 0 && service_chains() == chains);
         assert_eq!(counts_packets(), counted, "a daemon that was started in IPVS mode");
+    });
+}
+
+#[test]
+fn addresses_of_services_become_routes_and_addresses_again_in_place() {
+    if !has_ipvs() {
+        return;
+    }
+    in_namespace(|| {
+        let addresses = || shell("ip -o address show; echo").matches("inet 10.96.").count();
+        let routed = || shell("ip route show table local; echo").contains("10.96.0.0/12");
+        let mut mount = Mount::new(&configuration("mode: ipvs"));
+        let _daemon = Daemon::start(&mount, "legacy");
+        wait_for("virtual servers and addresses", || virtual_servers() > 0 && addresses() > 0);
+        let servers = virtual_servers();
+        for _ in 0..2 {
+            mount.update(&with_own("mode: ipvs", "ipvs: {vips: routes, serviceCIDRs: [10.96.0.0/12]}"));
+            wait_for("a route in place of addresses", || routed() && addresses() == 0);
+            assert_eq!(virtual_servers(), servers);
+            mount.update(&configuration("mode: ipvs"));
+            wait_for("addresses in place of the route", || !routed() && addresses() > 0);
+            assert_eq!(virtual_servers(), servers);
+        }
     });
 }
 

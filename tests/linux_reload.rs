@@ -7,7 +7,7 @@ mod config_mount;
 mod linux_support;
 
 use api_server::{ApiServer, Resource};
-use config_mount::{Daemon, METRICS, Mount, configuration, get, kubeconfig, metric_is, put, wait_for};
+use config_mount::{Daemon, METRICS, Mount, configuration, get, kubeconfig, metric_is, put, wait_for, with_own};
 use linux_support::{in_namespace, shell};
 use serde_json::json;
 
@@ -87,6 +87,25 @@ fn what_is_refused_leaves_no_sysctl_behind() {
         assert!(!is_liberal());
         mount.update(&liberal(""));
         wait_for("the same with an address that there is", is_liberal);
+    });
+}
+
+#[test]
+fn own_settings_in_the_second_document_take_effect_and_wrong_ones_are_refused() {
+    in_namespace(|| {
+        let mut mount = Mount::new(&with_own("", "fullSyncPeriod: 7m"));
+        let _daemon = Daemon::start(&mount, "nft");
+        let shows = |text: &str| get(METRICS, "/configz").contains(text);
+        wait_for("the period of the file", || shows("\"fullSyncPeriod\":\"7m0s\""));
+        assert!(shows("\"variant\":\"nft\""), "the flag beats the file");
+        mount.update(&with_own("", "fullSyncPeriod: 8m\niptables: {variant: legacy}"));
+        wait_for("another period", || shows("\"fullSyncPeriod\":\"8m0s\""));
+        assert!(shows("\"variant\":\"nft\""), "the flag beats the file");
+        mount.update(&with_own("", "fullSyncPeriod: 0s"));
+        wait_for("it is refused", || metric_is("portolan_config_reloads_total{result=\"refused\"} 1"));
+        assert!(shows("\"fullSyncPeriod\":\"8m0s\""));
+        mount.update(&configuration(""));
+        wait_for("the default without the document", || shows("\"fullSyncPeriod\":\"15m0s\""));
     });
 }
 

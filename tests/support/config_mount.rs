@@ -79,6 +79,11 @@ pub(crate) fn configuration(more: &str) -> String {
     )
 }
 
+/// The same with a document of portolan's own settings.
+pub(crate) fn with_own(more: &str, own: &str) -> String {
+    format!("{}---\napiVersion: portolan/v1alpha1\nkind: PortolanConfiguration\n{own}\n", configuration(more))
+}
+
 /// Writes a kubeconfig without credentials for this server; returns its path.
 pub(crate) fn kubeconfig(directory: &Path, name: &str, url: &str) -> String {
     let path = directory.join(name);
