@@ -94,6 +94,20 @@ fn errors_are_one_sentence_on_standard_error_and_exit_code_1() {
 }
 
 #[test]
+fn where_no_family_can_be_programmed_it_ends_and_says_why_for_each() {
+    let output = Command::new(env!("CARGO_BIN_EXE_portolan"))
+        .args(["sync", "--once", "--dry-run", "--hostname-override=node1"])
+        .args(["--manifests", concat!(env!("CARGO_MANIFEST_DIR"), "/deploy/demo")])
+        .env("PATH", "/nonexistent")
+        .output()
+        .unwrap();
+    let said = text(&output.stderr);
+    assert_eq!(output.status.code(), Some(1), "{said}");
+    let sentence = said.lines().find(|line| line.contains("neither IPv4 nor IPv6 can be programmed")).unwrap();
+    assert!(sentence.contains("not installed"), "{sentence}");
+}
+
+#[test]
 fn help_and_version_are_printed_on_standard_output() {
     let help = portolan(&["--help"]);
     assert!(help.status.success());

@@ -71,15 +71,6 @@ impl Reloader {
         self.metrics.reloaded(reloaded, SystemClock.wall());
     }
 
-    /// Another client in place of the one that is in use, under the settings in force: what it was made from, as a certificate,
-    /// is other than it was. An error leaves everything as it is.
-    #[allow(dead_code, reason = "for renewed client certificates")]
-    pub(super) fn reconnect(&self, feed: &mut Feed) -> anyhow::Result<()> {
-        let ready = feed.prepare(&self.in_force.get())?;
-        feed.replace(ready, &self.facts.node_name, SameNode::Yes);
-        Ok(())
-    }
-
     /// First everything that can fail, and last of that the kernel, since what is set there is not seen from outside; then the rest.
     fn put_in_force(&mut self, new: Settings, servers: &Servers, feed: &mut Feed) -> Result<(), String> {
         let old = self.in_force.get();
