@@ -180,7 +180,7 @@ fn change(engine: &mut Engine<LinuxKernel, SystemClock>, change: Change) -> Dura
 fn measure_by_hand(variant: Variant, fleet: Fleet, in_pieces: bool) -> Outcome<Vec<Cell>> {
     let directory = enter_namespace()?;
     let lock = directory.path().join("lock");
-    let base = IptablesBackend.base(&support::context());
+    let base = IptablesBackend::default().base(&support::context());
     let mut cluster = Cluster::default();
     fleet.changes().for_each(|change| drop(cluster.apply(change)));
     let mut services = Fragment::default();
@@ -206,7 +206,7 @@ fn lower(cluster: &Cluster, at: u32, out: &mut Fragment) {
     let plans =
         cluster.entry(&name).map(|entry| compile_service(&name, entry, &support::context())).unwrap_or_default();
     for plan in plans {
-        IptablesBackend.lower(&plan, &support::context(), RuleComments::Omit, out);
+        IptablesBackend::default().lower(&plan, &support::context(), RuleComments::Omit, out);
     }
 }
 

@@ -150,7 +150,7 @@ fn plans(cluster: &Cluster, at: u32) -> Vec<ServicePortPlan> {
 }
 
 fn lower(plan: &ServicePortPlan, out: &mut Fragment) {
-    IptablesBackend.lower(plan, &support::context(), RuleComments::Omit, out);
+    IptablesBackend::default().lower(plan, &support::context(), RuleComments::Omit, out);
 }
 
 // === whole clusters ===
@@ -175,7 +175,7 @@ fn cluster(group: &mut BenchmarkGroup<'_, WallTime>, fleet: Fleet) {
     fleet.changes().for_each(|change| drop(cluster.apply(change)));
     group.bench_function(BenchmarkId::new("render as text", size), |bencher| {
         bencher.iter(|| {
-            let mut fragment = IptablesBackend.base(&support::context());
+            let mut fragment = IptablesBackend::default().base(&support::context());
             (0..size).flat_map(|at| plans(&cluster, at)).for_each(|plan| lower(&plan, &mut fragment));
             restore_text(IpFamily::V4, [&fragment])
         });

@@ -101,7 +101,7 @@ fn iptables_mode_can_remove_all_of_it(#[values(Variant::Nft, Variant::Legacy)] v
         let base = backend().base(&node());
         make_sets(IpFamily::V4, &base);
         write(&mut kernel, &base, IpFamily::V4);
-        let claims = IptablesBackend.removable();
+        let claims = IptablesBackend::default().removable();
         for table in TableId::serving().filter(|table| table.family == IpFamily::V4) {
             let mut operations = Vec::new();
             let dump = kernel.dump(table, &claims).unwrap();

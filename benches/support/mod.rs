@@ -39,7 +39,7 @@ impl Mode {
 
     fn backend(self) -> Box<dyn Backend> {
         match self {
-            Mode::Iptables => Box::new(IptablesBackend),
+            Mode::Iptables => Box::<IptablesBackend>::default(),
             Mode::Ipvs => Box::new(IpvsBackend::default()),
         }
     }

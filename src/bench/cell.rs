@@ -162,7 +162,7 @@ impl<S: FnMut(Message)> Cell<S> {
     /// have a rule for each Service.
     fn places(&mut self, fleet: Fleet) -> Result<Option<Places>, BenchError> {
         let table = TableId { family: IpFamily::V4, table: Table::Nat };
-        let dump = self.engine.kernel_mut().dump(table, &IptablesBackend.claims())?;
+        let dump = self.engine.kernel_mut().dump(table, &IptablesBackend::default().claims())?;
         let rules = dump.chains.iter().find_map(|(name, chain)| match chain {
             FoundChain::Shared(rules) if *name == names::SERVICES => Some(rules),
             _ => None,
@@ -295,7 +295,7 @@ fn engine(mode: Mode) -> Result<(Engine<LinuxKernel, SystemClock>, OwnedFd), Ker
     let environment = vec![environment];
     let kernel = LinuxKernel::new(linux::Options { variant, families, environment, ..linux::Options::default() })?;
     let backend: Box<dyn Backend> = match mode {
-        Mode::IptablesNft | Mode::IptablesLegacy => Box::new(IptablesBackend),
+        Mode::IptablesNft | Mode::IptablesLegacy => Box::<IptablesBackend>::default(),
         Mode::Ipvs => {
             let scheduler = IpvsSettings::default().scheduler;
             kernel.ipvs_requirements(&linux::ipvs::Needs { families, scheduler, dummy_link: true })?;

@@ -30,7 +30,7 @@ impl Backend for Nothing {
     fn lower(&self, _plan: &ServicePortPlan, _node: &NodeContext, _comments: RuleComments, _out: &mut Fragment) {}
 
     fn claims(&self) -> Claims {
-        let mut claims = IptablesBackend.removable();
+        let mut claims = IptablesBackend::default().removable();
         // kube-proxy's canary stands in three tables, and in this one nothing else of his.
         claims.chains.push((Table::Mangle, CANARY, ChainClass::Private));
         // For what is not there no module is loaded.

@@ -12,8 +12,8 @@ use crate::cli::context::{Facts, node_context};
 use crate::cli::start::{self, Prepare};
 use crate::cli::{observer, run};
 use crate::config::node::node_ips;
-use crate::config::{Flags, ProxyMode, Settings, VipSetting, node_remark};
-use crate::iptables::IptablesBackend;
+use crate::config::{Flags, IptablesLayout, ProxyMode, Settings, VipSetting, node_remark};
+use crate::iptables::{IptablesBackend, Layout};
 use crate::ipvs::{IpvsBackend, IpvsSettings, Vips};
 use crate::kernel::Kernel;
 use crate::kernel::fault::RecordingKernel;
@@ -75,8 +75,15 @@ pub(super) fn engine_options(settings: &Settings, variant: Variant) -> Options {
 /// The backend of the mode.
 pub(super) fn backend(settings: &Settings) -> Box<dyn Backend> {
     match settings.mode {
-        ProxyMode::Iptables => Box::new(IptablesBackend),
+        ProxyMode::Iptables => Box::new(IptablesBackend { layout: layout(settings) }),
         ProxyMode::Ipvs => Box::new(IpvsBackend { settings: ipvs_settings(settings) }),
+    }
+}
+
+fn layout(settings: &Settings) -> Layout {
+    match settings.iptables_layout {
+        IptablesLayout::KubeProxy => Layout::KubeProxy,
+        IptablesLayout::Compact => Layout::Compact,
     }
 }
 

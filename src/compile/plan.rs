@@ -19,6 +19,8 @@ pub struct EndpointTarget {
     pub socket: SocketAddr,
     /// Whether it is on this node.
     pub local: bool,
+    /// Whether it is known to be on another node. Of an endpoint that is on no node neither is true.
+    pub elsewhere: bool,
     /// The condition ready.
     pub ready: bool,
     /// The condition serving.
@@ -204,11 +206,13 @@ fn candidates<'a>(
 }
 
 fn candidate<'a>(endpoint: &'a Endpoint, port: NonZeroU16, node: &NodeContext) -> Candidate<'a> {
-    let local = !node.node_name.is_empty() && endpoint.node.as_ref().is_some_and(|name| **name == *node.node_name);
+    let on = endpoint.node.as_ref().filter(|_| !node.node_name.is_empty());
+    let local = on.is_some_and(|name| **name == *node.node_name);
     Candidate {
         target: EndpointTarget {
             socket: SocketAddr::new(endpoint.address, port.get()),
             local,
+            elsewhere: on.is_some() && !local,
             ready: endpoint.conditions.ready,
             serving: endpoint.conditions.serving,
             terminating: endpoint.conditions.terminating,

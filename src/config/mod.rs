@@ -78,6 +78,8 @@ pub struct Settings {
     pub allow_external_ips: bool,
     /// Which of the two iptables programs is used.
     pub iptables_variant: IptablesVariant,
+    /// How iptables mode lays out Services in the nat table.
+    pub iptables_layout: IptablesLayout,
     /// What concerns IPVS mode only.
     pub ipvs: IpvsOptions,
     /// How the API server is asked.
@@ -130,6 +132,15 @@ pub enum NodePortSetting {
     Primary,
     /// Addresses in these networks; empty: all.
     Cidrs(Vec<IpNet>),
+}
+
+/// How iptables mode lays out Services in the nat table.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum IptablesLayout {
+    /// Rule by rule as kube-proxy does it.
+    KubeProxy,
+    /// With fewer rules and short walks.
+    Compact,
 }
 
 /// Which iptables programs are used: a node may have both, and they do not see each other's rules.
@@ -263,6 +274,7 @@ impl Default for Settings {
             node_port_addresses: NodePortSetting::Cidrs(Vec::new()),
             allow_external_ips: true,
             iptables_variant: IptablesVariant::Auto,
+            iptables_layout: IptablesLayout::KubeProxy,
             ipvs: IpvsOptions::default(),
             client: ClientOptions::default(),
             conntrack: options::CONNTRACK,

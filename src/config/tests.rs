@@ -237,6 +237,7 @@ fn a_file_discards_flags_except_those_that_always_count() {
         "--hostname-override= Worker-1 ",
         "--master=https://192.0.2.1:6443",
         "--iptables-variant=legacy",
+        "--iptables-layout=compact",
         "--full-sync-period=1h",
         "--ip-families=ipv6",
         "--ipvs-scheduler=lc",
@@ -250,6 +251,7 @@ fn a_file_discards_flags_except_those_that_always_count() {
         hostname_override: Some("worker-1".into()),
         master: Some("https://192.0.2.1:6443".into()),
         iptables_variant: IptablesVariant::Legacy,
+        iptables_layout: IptablesLayout::Compact,
         full_sync_period: Duration::from_secs(3600),
         families: PerFamily { v4: false, v6: true },
         ipvs: IpvsOptions {

@@ -76,6 +76,7 @@ pub(super) fn validate(raw: &RawConfig) -> (Settings, Vec<ConfigError>) {
         families: defaults.families,
         full_sync_period: defaults.full_sync_period,
         iptables_variant: defaults.iptables_variant,
+        iptables_layout: defaults.iptables_layout,
     };
     (settings, check.errors)
 }

@@ -7,6 +7,7 @@ use ipnet::{IpNet, Ipv4Net};
 use crate::backend::Fragment;
 use crate::compile::{NodeContext, NodePortAddresses};
 use crate::iptables::claims::Mode;
+use crate::iptables::layout::{Layout, add_compact_base};
 use crate::iptables::names::*;
 use crate::iptables::{commented, jump, rule_key};
 use crate::kernel::rule::{ConntrackStates, Mark, Not, Target};
@@ -32,7 +33,7 @@ const SHARED: [(Table, ChainName); 7] = [
 ];
 
 /// What exists without any Service, in every family that is on.
-pub(super) fn base(node: &NodeContext) -> Fragment {
+pub(super) fn base(node: &NodeContext, layout: Layout) -> Fragment {
     let mut out = Fragment::default();
     for family in IpFamily::ALL.into_iter().filter(|family| node.families[*family]) {
         for (table, name) in SHARED {
@@ -52,6 +53,9 @@ pub(super) fn base(node: &NodeContext) -> Fragment {
         let services = ChainKey::new(family, Table::Nat, SERVICES);
         for rule in node_port_jumps(family, node) {
             out.rules.push((rule_key(services, &rule), Placement::Tail));
+        }
+        if layout == Layout::Compact {
+            add_compact_base(family, node, &mut out);
         }
     }
     out

@@ -87,7 +87,7 @@ const IPVS_JUMPS: [Jump; 9] = {
 };
 
 /// All chains, with their class in iptables mode.
-const CHAINS: [(Table, ChainName, ChainClass); 23] = {
+const CHAINS: [(Table, ChainName, ChainClass); 24] = {
     use ChainClass::{Host, Private, Shared};
     use Table::{Filter, Nat};
     [
@@ -98,6 +98,7 @@ const CHAINS: [(Table, ChainName, ChainClass); 23] = {
         (Filter, IPVS_OUT_FILTER, Shared),
         (Nat, SERVICES, Shared),
         (Nat, NODE_PORTS, Shared),
+        (Nat, EXT_NODE_PORTS, Shared),
         (Filter, FORWARD, Private),
         (Filter, CANARY, Private),
         (Filter, NODE_PORT, Private),
@@ -155,11 +156,27 @@ impl Mode {
         jumps.dedup();
         Claims {
             chains: CHAINS.into_iter().map(|(table, name, usual)| (table, name, class(table, name, usual))).collect(),
+            shared_prefixes: LEAF_PREFIXES.into_iter().map(|prefix| (Table::Nat, prefix)).collect(),
             prefixes: PREFIXES.into_iter().map(|prefix| (Table::Nat, prefix)).collect(),
+            removal_order: removal_order(),
             jumps,
             items: None,
         }
     }
+}
+
+/// In which order chains of the nat table can be removed.
+fn removal_order() -> Vec<String> {
+    let wrappers = [SVC_MASQUERADE, EXT_MASQUERADE, EXT_NODE_PORTS_MASQUERADE];
+    let entries = [SVC_DISPATCH, EXT_DISPATCH, SVL_DISPATCH, EXT_NODE_PORTS];
+    let names = wrappers.iter().chain(&entries).map(ChainName::as_str);
+    names
+        .chain([SVC_BRANCH_PREFIX])
+        .chain(LEAF_PREFIXES)
+        .chain([FW_PREFIX, EXT_PREFIX, SVL_PREFIX, SVC_PREFIX, SEP_PREFIX])
+        .chain([MARK_MASQ.as_str()])
+        .map(str::to_owned)
+        .collect()
 }
 
 /// What iptables mode shares with kubelet.

@@ -1,6 +1,6 @@
 //! One service port as chains and rules.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::num::NonZeroU16;
 
 use ipnet::IpNet;
@@ -9,6 +9,7 @@ use crate::backend::{Backend, Fragment, RuleComments};
 use crate::compile::{LocalDetector, NodeContext, ServicePortPlan};
 use crate::iptables::base::{self, LOCALHOST_COUNTER, LOCALHOST_V4};
 use crate::iptables::claims::{Mode, add_firewall};
+use crate::iptables::layout::{Entry, Layout, outside_pods};
 use crate::iptables::names::*;
 use crate::iptables::{commented, from_pods, jump, rule_key};
 use crate::kernel::rule::{Not, Probability, Recent, Target};
@@ -16,17 +17,20 @@ use crate::kernel::{ChainBody, ChainKey, ChainName, Claims, ItemClaims, Placemen
 use crate::model::TrafficPolicy;
 use crate::net::{IpFamily, Protocol};
 
-/// kube-proxy's iptables mode, for both families.
+/// iptables mode, for both families.
 #[derive(Clone, Copy, Debug, Default)]
-pub struct IptablesBackend;
+pub struct IptablesBackend {
+    /// How Services are laid out in the nat table.
+    pub layout: Layout,
+}
 
 impl Backend for IptablesBackend {
     fn base(&self, node: &NodeContext) -> Fragment {
-        base::base(node)
+        base::base(node, self.layout)
     }
 
     fn lower(&self, plan: &ServicePortPlan, node: &NodeContext, comments: RuleComments, out: &mut Fragment) {
-        let port = Port::new(plan, node, comments);
+        let port = Port::new(plan, node, comments, self.layout);
         port.push_chains(&mut out.chains);
         // Head rules are put in front one after the other; backwards, they end up in kube-proxy's order.
         for (key, placement) in port.entry_rules().into_iter().rev() {
@@ -53,7 +57,10 @@ impl Backend for IptablesBackend {
 struct EndpointChain {
     /// Its index in the plan.
     index: usize,
+    socket: SocketAddr,
     chain: ChainName,
+    /// Whether packets go through the chain; if not, they are translated by what would lead to it.
+    used: bool,
     /// Address and port.
     text: String,
 }
@@ -62,6 +69,7 @@ struct EndpointChain {
 struct Port<'a> {
     plan: &'a ServicePortPlan,
     node: &'a NodeContext,
+    layout: Layout,
     detector: Option<&'a LocalDetector>,
     comments: RuleComments,
     /// Namespace, name and port name, as in comments.
@@ -72,16 +80,20 @@ struct Port<'a> {
 }
 
 impl<'a> Port<'a> {
-    fn new(plan: &'a ServicePortPlan, node: &'a NodeContext, comments: RuleComments) -> Port<'a> {
+    fn new(plan: &'a ServicePortPlan, node: &'a NodeContext, comments: RuleComments, layout: Layout) -> Port<'a> {
         let text = plan.name.to_string();
         let endpoints = plan.reachable_endpoints.iter().filter_map(|&index| {
-            let socket = plan.endpoints.get(index)?.socket;
+            let endpoint = plan.endpoints.get(index)?;
+            let socket = endpoint.socket;
             let chain = endpoint_chain_of_text(&text, &plan.name, socket);
-            Some(EndpointChain { index, chain, text: socket.to_string() })
+            // Only who may be the client as well, and has his packets translated here, can be sent to himself.
+            let used = layout == Layout::KubeProxy || plan.affinity_seconds.is_some() || !endpoint.elsewhere;
+            Some(EndpointChain { index, socket, chain, used, text: socket.to_string() })
         });
         Port {
             endpoints: endpoints.collect(),
-            chains: PortChains::new(&text, &plan.name),
+            chains: PortChains::new(&text, &plan.name, layout),
+            layout,
             detector: node.local_detector[plan.family].as_ref(),
             plan,
             node,
@@ -103,6 +115,17 @@ impl<'a> Port<'a> {
             TrafficPolicy::Cluster => self.chains.svc,
             TrafficPolicy::Local => self.chains.svl,
         }
+    }
+
+    /// Whether traffic to outside addresses goes through a chain that decides whether to masquerade.
+    fn has_external_chain(&self) -> bool {
+        self.plan.externally_accessible()
+            && (self.layout == Layout::KubeProxy || self.plan.external_policy == TrafficPolicy::Local)
+    }
+
+    /// Where traffic to outside addresses goes that no source range has to admit.
+    fn external_entry(&self) -> ChainName {
+        if self.has_external_chain() { self.chains.ext } else { self.external_target() }
     }
 
     fn has_firewall(&self) -> bool {
@@ -137,7 +160,7 @@ impl Port<'_> {
         let mut push = |name, rules: Vec<Rule>| {
             out.push((ChainKey::new(self.plan.family, Table::Nat, name), ChainBody::of(&rules)));
         };
-        for endpoint in &self.endpoints {
+        for endpoint in self.endpoints.iter().filter(|endpoint| endpoint.used) {
             push(endpoint.chain, self.endpoint_rules(endpoint));
         }
         for (chain, list) in
@@ -147,7 +170,7 @@ impl Port<'_> {
                 push(chain, self.dispatch_rules(chain, list));
             }
         }
-        if self.plan.externally_accessible() {
+        if self.has_external_chain() {
             push(self.chains.ext, self.external_rules());
         }
         if self.has_firewall() {
@@ -156,31 +179,29 @@ impl Port<'_> {
     }
 
     fn endpoint_rules(&self, endpoint: &EndpointChain) -> Vec<Rule> {
-        let Some(socket) = self.plan.endpoints.get(endpoint.index).map(|target| target.socket) else {
-            return Vec::new();
-        };
+        let socket = endpoint.socket;
         let rule = self.optional_comment(|| self.text.clone());
         // An endpoint that is sent to itself would answer itself directly, and the translation would never be undone.
         let hairpin = Rule { source: Some(Not::Is(IpNet::from(socket.ip()))), target: jump(MARK_MASQ), ..rule.clone() };
-        let translate = Rule {
-            protocol: Some(self.plan.name.protocol),
-            recent: self.plan.affinity_seconds.map(|_| Recent::Set { list: endpoint.chain }),
-            target: Some(Target::Dnat(socket)),
-            ..rule
-        };
-        vec![hairpin, translate]
+        let recent = self.plan.affinity_seconds.map(|_| Recent::Set { list: endpoint.chain });
+        vec![hairpin, Rule { recent, ..self.translation(endpoint, rule) }]
+    }
+
+    fn translation(&self, endpoint: &EndpointChain, rule: Rule) -> Rule {
+        Rule { protocol: Some(self.plan.name.protocol), target: Some(Target::Dnat(endpoint.socket)), ..rule }
     }
 
     /// The content of KUBE-SVC- or KUBE-SVL-.
     fn dispatch_rules(&self, chain: ChainName, list: &[usize]) -> Vec<Rule> {
         let mut rules = Vec::with_capacity(2 * list.len() + 1);
-        if self.plan.internal_served() && chain == self.internal_target() {
+        // In the compact layout it is decided before.
+        if self.layout == Layout::KubeProxy && self.plan.internal_served() && chain == self.internal_target() {
             rules.extend(self.internal_masquerade());
         }
         let endpoints: Vec<&EndpointChain> = list.iter().filter_map(|index| self.endpoint(*index)).collect();
-        let to = |endpoint: &EndpointChain| Rule {
-            target: jump(endpoint.chain),
-            ..self.optional_comment(|| format!("{} -> {}", self.text, endpoint.text))
+        let to = |endpoint: &EndpointChain| {
+            let rule = self.optional_comment(|| format!("{} -> {}", self.text, endpoint.text));
+            if endpoint.used { Rule { target: jump(endpoint.chain), ..rule } } else { self.translation(endpoint, rule) }
         };
         if let Some(seconds) = self.plan.affinity_seconds {
             rules.extend(endpoints.iter().map(|endpoint| Rule {
@@ -208,12 +229,7 @@ impl Port<'_> {
             target: jump(MARK_MASQ),
             ..self.to_address(self.plan.cluster_ip, format!("{} cluster IP", self.text))
         };
-        if self.node.masquerade_all {
-            return Some(rule);
-        }
-        // Every source is in a range of length zero: nothing is left to masquerade, and nft does not take the negation.
-        let everything = matches!(self.detector, Some(LocalDetector::SourceCidr(net)) if net.prefix_len() == 0);
-        self.detector.filter(|_| !everything).map(|detector| from_pods(rule, detector, false))
+        if self.node.masquerade_all { Some(rule) } else { outside_pods(self.detector, rule) }
     }
 
     /// The content of KUBE-EXT-.
@@ -255,7 +271,7 @@ impl Port<'_> {
     fn source_range_rules(&self) -> Vec<Rule> {
         let admit = |source| Rule {
             source: Some(Not::Is(source)),
-            target: jump(self.chains.ext),
+            target: jump(self.external_entry()),
             ..commented(format!("{} loadbalancer IP", self.text))
         };
         let ranges = &self.plan.source_ranges;
@@ -288,6 +304,15 @@ impl Entries {
     fn head(&mut self, table: Table, chain: ChainName, rule: &Rule) {
         self.push(table, chain, Placement::Head, rule);
     }
+
+    /// Adds what leads packets for one address to a chain of the port.
+    fn lead(&mut self, (layout, entry): (Layout, Entry), address: IpAddr, rule: Rule) {
+        match layout {
+            Layout::KubeProxy => self.head(Table::Nat, SERVICES, &rule),
+            // The chain that it leads to says whose it is, unless the cluster is too big for words.
+            Layout::Compact => self.head(Table::Nat, entry.chain(address), &Rule { comment: None, ..rule }),
+        }
+    }
 }
 
 impl Port<'_> {
@@ -300,6 +325,15 @@ impl Port<'_> {
         self.node_port_rules(&mut out);
         self.health_check_rules(&mut out);
         out.rules
+    }
+
+    /// Where entries of outside addresses stand.
+    fn external(&self) -> (Layout, Entry) {
+        let entry = match self.plan.external_policy {
+            TrafficPolicy::Cluster => Entry::Masqueraded,
+            TrafficPolicy::Local => Entry::Undecided,
+        };
+        (self.layout, entry)
     }
 
     /// What becomes of traffic that is not served, and why.
@@ -318,7 +352,8 @@ impl Port<'_> {
         match self.verdict(self.plan.internal_served()) {
             None => {
                 let rule = self.to_address(address, format!("{} cluster IP", self.text));
-                out.head(Table::Nat, SERVICES, &Rule { target: jump(self.internal_target()), ..rule });
+                let rule = Rule { target: jump(self.internal_target()), ..rule };
+                out.lead((self.layout, Entry::ClusterIp), address, rule);
             }
             Some((target, comment)) => {
                 let rule = self.to_address(address, comment);
@@ -331,7 +366,8 @@ impl Port<'_> {
         for &address in &self.plan.external_ips {
             if self.plan.has_any_endpoints {
                 let rule = self.to_address(address, format!("{} external IP", self.text));
-                out.head(Table::Nat, SERVICES, &Rule { target: jump(self.chains.ext), ..rule });
+                let rule = Rule { target: jump(self.external_entry()), ..rule };
+                out.lead(self.external(), address, rule);
             }
             self.external_verdict(address, out);
         }
@@ -339,11 +375,11 @@ impl Port<'_> {
 
     fn load_balancer_rules(&self, out: &mut Entries) {
         let fw = self.chains.fw;
-        let target = if self.has_firewall() { fw } else { self.chains.ext };
+        let target = if self.has_firewall() { fw } else { self.external_entry() };
         for &address in &self.plan.load_balancer_vips {
             if self.plan.has_any_endpoints {
                 let rule = self.to_address(address, format!("{} loadbalancer IP", self.text));
-                out.head(Table::Nat, SERVICES, &Rule { target: jump(target), ..rule });
+                out.lead(self.external(), address, Rule { target: jump(target), ..rule });
             }
             if self.has_firewall() {
                 let rule = self.to_address(address, format!("{} traffic not accepted by {fw}", self.text));
@@ -367,7 +403,12 @@ impl Port<'_> {
     fn node_port_rules(&self, out: &mut Entries) {
         let Some(port) = self.plan.node_port else { return };
         if self.plan.has_any_endpoints {
-            let rule = Rule { target: jump(self.chains.ext), ..self.to_port(port, self.text.clone()) };
+            let rule = Rule { target: jump(self.external_entry()), ..self.to_port(port, self.text.clone()) };
+            let (chain, rule) = match self.external() {
+                (Layout::KubeProxy, _) => (NODE_PORTS, rule),
+                (Layout::Compact, Entry::Masqueraded) => (EXT_NODE_PORTS, Rule { comment: None, ..rule }),
+                (Layout::Compact, _) => (NODE_PORTS, Rule { comment: None, ..rule }),
+            };
             let node = self.node;
             if self.plan.family == IpFamily::V4 && node.localhost_node_ports && node.features.packet_counters {
                 let counted = Rule {
@@ -375,10 +416,10 @@ impl Port<'_> {
                     counter: Some(LOCALHOST_COUNTER.into()),
                     ..rule.clone()
                 };
-                out.head(Table::Nat, NODE_PORTS, &counted);
+                out.head(Table::Nat, chain, &counted);
             }
             // At the end, so that the counted rule is in front of it whichever of them comes first.
-            out.push(Table::Nat, NODE_PORTS, Placement::Tail, &rule);
+            out.push(Table::Nat, chain, Placement::Tail, &rule);
         }
         if let Some((target, comment)) = self.verdict(self.plan.external_served()) {
             let rule = Rule { destination_is_local: true, ..self.to_port(port, comment) };

@@ -2,10 +2,12 @@
 
 pub mod base;
 pub(crate) mod claims;
+pub(crate) mod layout;
 mod lower;
 pub mod names;
 mod render;
 
+pub use layout::Layout;
 pub use lower::IptablesBackend;
 pub use render::{restore_text, rule_set};
 

@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 
 use sha2::{Digest, Sha256};
 
+use crate::iptables::layout::Layout;
 use crate::kernel::ChainName;
 use crate::model::ServicePortName;
 
@@ -38,6 +39,21 @@ pub const IPVS_FILTER: ChainName = ChainName::fixed("KUBE-IPVS-FILTER");
 /// IPVS mode: drops the node's own packets that source ranges do not admit (filter).
 pub const IPVS_OUT_FILTER: ChainName = ChainName::fixed("KUBE-IPVS-OUT-FILTER");
 
+/// Compact layout: masquerades traffic to cluster IPs from outside this node's pods (nat).
+pub const SVC_MASQUERADE: ChainName = ChainName::fixed("KUBE-SVC-MASQUERADE");
+/// Compact layout: the root of the entries of cluster IPs (nat).
+pub const SVC_DISPATCH: ChainName = ChainName::fixed("KUBE-SVC-DISPATCH");
+/// Compact layout: masquerades traffic to outside addresses with policy Cluster (nat).
+pub const EXT_MASQUERADE: ChainName = ChainName::fixed("KUBE-EXT-MASQUERADE");
+/// Compact layout: the root of the entries of outside addresses with policy Cluster (nat).
+pub const EXT_DISPATCH: ChainName = ChainName::fixed("KUBE-EXT-DISPATCH");
+/// Compact layout: the root of the entries of outside addresses with policy Local (nat).
+pub const SVL_DISPATCH: ChainName = ChainName::fixed("KUBE-SVL-DISPATCH");
+/// Compact layout: masquerades traffic to node ports with policy Cluster (nat).
+pub const EXT_NODE_PORTS_MASQUERADE: ChainName = ChainName::fixed("KUBE-EXT-NODEPORTS-MASQ");
+/// Compact layout: node ports with policy Cluster (nat).
+pub const EXT_NODE_PORTS: ChainName = ChainName::fixed("KUBE-EXT-NODEPORTS");
+
 /// Built-in chain.
 pub const HOST_INPUT: ChainName = ChainName::fixed("INPUT");
 /// Built-in chain.
@@ -63,6 +79,18 @@ pub const SEP_PREFIX: &str = "KUBE-SEP-";
 /// All prefixes of chains of service ports, which exist in nat only.
 pub const PREFIXES: [&str; 5] = [SVC_PREFIX, SVL_PREFIX, EXT_PREFIX, FW_PREFIX, SEP_PREFIX];
 
+/// Compact layout: prefix of chains between the root of the entries of cluster IPs and its leaves.
+pub const SVC_BRANCH_PREFIX: &str = "KUBE-SVC-BY-";
+/// Compact layout: prefix of chains that hold entries of cluster IPs.
+pub const SVC_LEAF_PREFIX: &str = "KUBE-SVC-TO-";
+/// Compact layout: prefix of chains that hold entries of outside addresses with policy Cluster.
+pub const EXT_LEAF_PREFIX: &str = "KUBE-EXT-TO-";
+/// Compact layout: prefix of chains that hold entries of outside addresses with policy Local.
+pub const SVL_LEAF_PREFIX: &str = "KUBE-SVL-TO-";
+
+/// The prefixes of chains whose rules belong to many Services; nat only. No hash has a dash.
+pub const LEAF_PREFIXES: [&str; 3] = [SVC_LEAF_PREFIX, EXT_LEAF_PREFIX, SVL_LEAF_PREFIX];
+
 /// The chain names of one service port.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct PortChains {
@@ -77,9 +105,13 @@ pub struct PortChains {
 }
 
 impl PortChains {
-    /// The names for a service port, whose displayed name is `text`.
-    pub(crate) fn new(text: &str, name: &ServicePortName) -> PortChains {
-        let hash = hash16(&[text, name.protocol.as_str()]);
+    /// The names for a service port in a layout; its displayed name is `text`.
+    pub(crate) fn new(text: &str, name: &ServicePortName, layout: Layout) -> PortChains {
+        let suffix = match layout {
+            Layout::KubeProxy => "",
+            Layout::Compact => " compact",
+        };
+        let hash = hash16(&[text, name.protocol.as_str(), suffix]);
         PortChains {
             svc: join(SVC_PREFIX, &hash),
             svl: join(SVL_PREFIX, &hash),
@@ -88,9 +120,9 @@ impl PortChains {
         }
     }
 
-    /// The names for a service port.
+    /// The names for a service port in kube-proxy's layout.
     pub fn of(name: &ServicePortName) -> PortChains {
-        PortChains::new(&name.to_string(), name)
+        PortChains::new(&name.to_string(), name, Layout::KubeProxy)
     }
 }
 

@@ -4,7 +4,7 @@
 //! are equal. The text form (see `rule_text`) is that of `iptables-save`, with the order of matches fixed.
 
 use std::fmt;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use ipnet::IpNet;
@@ -19,6 +19,8 @@ pub struct Rule {
     pub source: Option<Not<IpNet>>,
     /// `-d`.
     pub destination: Option<Not<IpNet>>,
+    /// `-d value/mask`, in place of a network: a rule has one `-d`.
+    pub destination_bits: Option<AddressBits>,
     /// `-i`; ends in `+` to match all interfaces that begin with it.
     pub in_interface: Option<Not<Arc<str>>>,
     /// `-p`.
@@ -59,6 +61,33 @@ pub enum Not<T> {
     Is(T),
     /// `! ` in front: matches everything else.
     IsNot(T),
+}
+
+/// Some bits of an address, wherever they are: `0.0.0.5/0.0.0.15` are the addresses that end in these four bits. Displays as
+/// iptables writes it. A mask that is a prefix makes a network, which is not written like this.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct AddressBits {
+    /// What the bits have to be; the others are zero.
+    pub value: IpAddr,
+    /// The bits that are looked at.
+    pub mask: IpAddr,
+}
+
+impl AddressBits {
+    /// Whether an address has these bits. One of the other family has not.
+    pub fn matches(&self, address: IpAddr) -> bool {
+        match (self.value, self.mask, address) {
+            (IpAddr::V4(value), IpAddr::V4(mask), IpAddr::V4(address)) => address & mask == value,
+            (IpAddr::V6(value), IpAddr::V6(mask), IpAddr::V6(address)) => address & mask == value,
+            _ => false,
+        }
+    }
+}
+
+impl fmt::Display for AddressBits {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.value, self.mask)
+    }
 }
 
 /// Where a rule's comment is written.

@@ -67,6 +67,9 @@ impl Rule {
         if let Some(net) = self.destination.filter(|net| !matches_everything(*net)) {
             line.option("-d", net.map(|net| net.trunc()));
         }
+        if let Some(bits) = self.destination_bits {
+            line.put(format_args!("-d {bits}"));
+        }
         if let Some(interface) =
             self.in_interface.as_ref().filter(|name| !matches!(name, Not::Is(name) if **name == *"+"))
         {

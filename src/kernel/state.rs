@@ -84,6 +84,11 @@ pub struct Claims {
     pub chains: Vec<(crate::kernel::Table, ChainName, ChainClass)>,
     /// Prefixes of private chains.
     pub prefixes: Vec<(crate::kernel::Table, &'static str)>,
+    /// Prefixes of shared chains, which may begin with one of `prefixes`.
+    pub shared_prefixes: Vec<(crate::kernel::Table, &'static str)>,
+    /// Beginnings of names of chains, in an order in which they can be removed one after the other: a chain comes before those that it
+    /// jumps to, and chains that are not named here come before all others.
+    pub removal_order: Vec<String>,
     /// Rules in host chains that are ours: the jumps, as text. Both families alike.
     pub jumps: Vec<(crate::kernel::Table, ChainName, Arc<str>)>,
     /// What of the items is ours; `None`: none are looked at.
@@ -102,8 +107,22 @@ impl Claims {
         if let Some((_, _, class)) = self.chains.iter().find(|(of, known, _)| *of == table.table && known == name) {
             return *class;
         }
-        let ours = self.prefixes.iter().any(|(of, prefix)| *of == table.table && name.as_str().starts_with(prefix));
-        if ours { ChainClass::Private } else { ChainClass::Foreign }
+        let has_one_of = |prefixes: &[(crate::kernel::Table, &'static str)]| {
+            prefixes.iter().any(|(of, prefix)| *of == table.table && name.as_str().starts_with(prefix))
+        };
+        if has_one_of(&self.shared_prefixes) {
+            ChainClass::Shared
+        } else if has_one_of(&self.prefixes) {
+            ChainClass::Private
+        } else {
+            ChainClass::Foreign
+        }
+    }
+
+    /// The place of a chain in the order of removal.
+    pub fn removal_place(&self, chain: &ChainName) -> usize {
+        let place = self.removal_order.iter().position(|start| chain.as_str().starts_with(&**start));
+        place.map_or(0, |place| place + 1)
     }
 
     /// Whether a rule of a host chain is one of our jumps.

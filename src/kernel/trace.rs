@@ -325,6 +325,7 @@ impl Walk<'_> {
         let address = state.destination.ip();
         holds(&rule.source, |net| net.contains(&packet.source))
             && holds(&rule.destination, |net| net.contains(&address))
+            && rule.destination_bits.is_none_or(|bits| bits.matches(address))
             && holds(&rule.in_interface, |name| interface_matches(name, interface))
             && rule.protocol.is_none_or(|protocol| protocol == packet.protocol)
             && rule.destination_port.is_none_or(|port| port == state.destination.port())

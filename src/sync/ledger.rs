@@ -254,6 +254,9 @@ impl Ledger {
         }
         drift += (chains.len() + rules.len()) as u64;
         let Some(strays) = owners.get_mut(OwnerId::STRAYS) else { return drift };
+        // As all owners have them: a chain comes after those that it jumps to.
+        let mut chains: Vec<(ChainKey, ChainState)> = chains.into_iter().collect();
+        chains.sort_by_key(|(chain, _)| std::cmp::Reverse(removable.removal_place(&chain.name)));
         for (chain, state) in chains {
             self.learn_chain(&chain, Some(state));
             strays.chains.push(&chain);

@@ -280,18 +280,30 @@ impl<K: Kernel, C: Clock> Programmer<'_, K, C> {
         plan.inserts.len() + plan.deletes.len() > REWRITE_ABOVE
     }
 
+    /// Rules that lead to something come before those go that led to the same by another way: another layout has them elsewhere.
     fn commit_rules(&mut self, family: IpFamily, plan: &Plan) {
-        let rewrites = self.rewrites(family, plan);
-        if !rewrites.is_empty() {
-            let ops: Vec<Op> = rewrites.into_iter().map(|(chain, rules)| Op::RewriteChain(chain, rules)).collect();
-            // If the kernel refuses, the rules stay pending, and are added one by one below to find the one that it does
-            // not take.
+        let gains: HashSet<ChainKey> = plan.inserts.iter().map(|(_, rule, _)| rule.chain).collect();
+        let (gaining, losing): (Vec<_>, Vec<_>) =
+            self.rewrites(family, plan).into_iter().partition(|(chain, _)| gains.contains(chain));
+        self.rewrite(family, gaining);
+        let mut inserts = self.inserts(plan);
+        inserts.retain(|owned| self.is_pending(&owned.op));
+        if !losing.is_empty() {
+            self.commit_in_pieces(family, std::mem::take(&mut inserts));
+            self.rewrite(family, losing);
+        }
+        let mut deletes = deletes(plan);
+        deletes.retain(|owned| self.is_pending(&owned.op));
+        inserts.append(&mut deletes);
+        self.commit_in_pieces(family, inserts);
+    }
+
+    /// If the kernel refuses, the rules stay pending, and are added and removed one by one to find the one that it does not take.
+    fn rewrite(&mut self, family: IpFamily, chains: Vec<(ChainKey, Vec<RuleKey>)>) {
+        if !chains.is_empty() {
+            let ops: Vec<Op> = chains.into_iter().map(|(chain, rules)| Op::RewriteChain(chain, rules)).collect();
             self.apply(family, &ops);
         }
-        let mut ops = self.inserts(plan);
-        ops.extend(deletes(plan));
-        ops.retain(|owned| self.is_pending(&owned.op));
-        self.commit_in_pieces(family, ops);
     }
 
     fn inserts(&self, plan: &Plan) -> Vec<OwnedOp> {
@@ -505,6 +517,11 @@ fn deletes(plan: &Plan) -> Vec<OwnedOp> {
     plan.deletes.iter().map(|(owner, rule)| OwnedOp { owner: *owner, op: Op::DeleteRule(rule.clone()) }).collect()
 }
 
+/// Backwards, chains come before those that they jump to, so that they can go in several transactions.
 fn chain_deletes(plan: &Plan) -> Vec<OwnedOp> {
-    plan.chain_deletes.iter().map(|(owner, chain)| OwnedOp { owner: *owner, op: Op::DeleteChain(*chain) }).collect()
+    plan.chain_deletes
+        .iter()
+        .rev()
+        .map(|(owner, chain)| OwnedOp { owner: *owner, op: Op::DeleteChain(*chain) })
+        .collect()
 }

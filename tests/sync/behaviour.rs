@@ -300,7 +300,7 @@ fn services_wait_while_the_base_fails_and_follow_it() {
 
 /// Rules of ours that the fake kernel holds in a table, counted the hard way.
 fn rules_in(rig: &Rig<FakeKernel>, table: TableId) -> u64 {
-    let claims = IptablesBackend.claims();
+    let claims = IptablesBackend::default().claims();
     let chains = rig.engine.kernel().tables[&table].iter();
     let ours = chains.map(|(name, rules)| match claims.class(table, name) {
         ChainClass::Private | ChainClass::Shared => rules.len(),

@@ -80,7 +80,7 @@ impl Ground {
 
 #[test]
 fn every_operation_failing_with_every_kind_of_error_converges() {
-    for ground in Mode::BOTH.map(Ground::of) {
+    for ground in Mode::UNLIKE.map(Ground::of) {
         for kind in ErrorKind::ALL {
             let struck = ground.every_position_until_none_is_hit(|at| Fault::Operation(at, kind), Options::default());
             assert!(struck >= 70, "{:?} {kind:?}: only {struck} operations were hit", ground.mode);
@@ -91,7 +91,7 @@ fn every_operation_failing_with_every_kind_of_error_converges() {
 #[test]
 fn every_operation_failing_converges_with_tiny_transactions_too() {
     let options = Options { operations_per_transaction: 2, ..Options::default() };
-    for ground in Mode::BOTH.map(Ground::of) {
+    for ground in Mode::UNLIKE.map(Ground::of) {
         for kind in [ErrorKind::Rejected, ErrorKind::Aborted, ErrorKind::Unknown, ErrorKind::Transient] {
             let struck = ground.every_position_until_none_is_hit(|at| Fault::Operation(at, kind), options);
             assert!(struck >= 70, "{:?} {kind:?}: only {struck} operations were hit", ground.mode);
@@ -101,7 +101,7 @@ fn every_operation_failing_converges_with_tiny_transactions_too() {
 
 #[test]
 fn every_dump_failing_with_every_kind_of_error_converges() {
-    for (ground, dumps) in Mode::BOTH.map(Ground::of).iter().zip([4, 6]) {
+    for (ground, dumps) in Mode::UNLIKE.map(Ground::of).iter().zip([4, 6]) {
         for kind in ErrorKind::ALL {
             let struck = ground.every_position_until_none_is_hit(|at| Fault::Dump(at, kind), Options::default());
             assert!(struck >= dumps, "{:?} {kind:?}: only {struck} dumps were hit", ground.mode);
@@ -116,7 +116,7 @@ fn every_operation_of_a_large_first_fill_failing_converges() {
         let name = format!("s{at}");
         world.service(&name, at, |service| service.cluster_ip_v6 = None).slice(&name, "a", &["10.244.0.2"], |_| {})
     });
-    for mode in Mode::BOTH {
+    for mode in Mode::UNLIKE {
         let wanted = from_scratch_in(mode, &world);
         for limit in [usize::MAX, 100] {
             for kind in [ErrorKind::Rejected, ErrorKind::Aborted, ErrorKind::Unknown, ErrorKind::Transient] {
@@ -221,7 +221,7 @@ fn a_refused_service_is_tried_again_alone_and_heals() {
         rig.engine
             .kernel()
             .inner
-            .canonical_text(&portolan::backend::Backend::claims(&portolan::iptables::IptablesBackend)),
+            .canonical_text(&portolan::backend::Backend::claims(&portolan::iptables::IptablesBackend::default())),
         from_scratch(&world)
     );
 }

@@ -8,6 +8,7 @@ mod drains;
 mod faults;
 mod handover;
 mod ipvs;
+mod layouts;
 mod linger;
 mod reconfigure;
 mod rig;

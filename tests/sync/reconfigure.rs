@@ -65,7 +65,8 @@ fn agrees(rig: &impl Text, mode: Mode, world: &World, about: &str) {
 fn a_switch_there_and_back_in_any_state_is_as_a_first_sync() {
     for (name, world) in states() {
         let mut rig = running(Mode::Iptables, &world);
-        for mode in [Mode::Ipvs, Mode::Iptables, Mode::Ipvs] {
+        // Each to each.
+        for mode in [Mode::Ipvs, Mode::Iptables, Mode::Compact, Mode::Iptables, Mode::Ipvs, Mode::Compact, Mode::Ipvs] {
             switch(&mut rig, mode);
             let report = rig.sync_and_drain();
             assert!(report.success(), "{:?}", report.failed);
@@ -128,8 +129,8 @@ fn a_health_check_port_is_served_all_through_a_switch() {
 
 #[test]
 fn two_switches_before_a_sync_write_nothing() {
-    for mode in Mode::BOTH {
-        let other = Mode::BOTH.into_iter().find(|other| *other != mode).unwrap();
+    for mode in Mode::ALL {
+        let other = Mode::ALL.into_iter().find(|other| *other != mode).unwrap();
         let mut rig = running(mode, &world());
         switch(&mut rig, other);
         switch(&mut rig, mode);
@@ -141,9 +142,9 @@ fn two_switches_before_a_sync_write_nothing() {
 
 #[test]
 fn before_the_lists_are_complete_a_switch_waits_for_them() {
-    for mode in Mode::BOTH {
+    for mode in Mode::ALL {
         let mut rig = running(mode, &world());
-        let other = Mode::BOTH.into_iter().find(|other| *other != mode).unwrap();
+        let other = Mode::ALL.into_iter().find(|other| *other != mode).unwrap();
         let mut fresh = on_in(mode, rig.engine.kernel().clone(), Options::default());
         let dumps = fresh.engine.kernel().dumps;
         switch(&mut fresh, other);
@@ -159,7 +160,7 @@ fn before_the_lists_are_complete_a_switch_waits_for_them() {
 
 #[test]
 fn a_change_of_the_context_compiles_everything_and_reads_nothing() {
-    for mode in Mode::BOTH {
+    for mode in Mode::ALL {
         let mut rig = running(mode, &world());
         let (before, reads) = (rig.text(), rig.engine.kernel().dumps + rig.engine.kernel().item_dumps);
         let masquerading = NodeContext { masquerade_all: true, ..mode.context() };

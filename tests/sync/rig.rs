@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use portolan::backend::Backend;
 use portolan::compile::{LocalDetector, NodeContext};
-use portolan::iptables::IptablesBackend;
+use portolan::iptables::{IptablesBackend, Layout};
 use portolan::ipvs::IpvsBackend;
 use portolan::kernel::Kernel;
 use portolan::kernel::fake::FakeKernel;
@@ -24,15 +24,20 @@ pub(crate) fn context() -> NodeContext {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Mode {
     Iptables,
+    /// iptables with the compact layout.
+    Compact,
     Ipvs,
 }
 
 impl Mode {
-    pub(crate) const BOTH: [Mode; 2] = [Mode::Iptables, Mode::Ipvs];
+    pub(crate) const ALL: [Mode; 3] = [Mode::Iptables, Mode::Compact, Mode::Ipvs];
+    /// Those that differ in more than the text of rules.
+    pub(crate) const UNLIKE: [Mode; 2] = [Mode::Iptables, Mode::Ipvs];
 
     pub(crate) fn backend(self) -> Box<dyn Backend> {
         match self {
-            Mode::Iptables => Box::new(IptablesBackend),
+            Mode::Iptables => Box::new(IptablesBackend { layout: Layout::KubeProxy }),
+            Mode::Compact => Box::new(IptablesBackend { layout: Layout::Compact }),
             Mode::Ipvs => Box::new(IpvsBackend::default()),
         }
     }

@@ -59,8 +59,13 @@ impl Observer for Listener {
 fn run(failing_dump: usize) -> (Sender<Message>, Receiver<Heard>) {
     let kernel = FaultyKernel::new(FakeKernel::default(), Fault::Dump(failing_dump, ErrorKind::Transient));
     let options = Options { full_interval: Duration::from_millis(20), ..Options::default() };
-    let engine =
-        Engine::new(kernel, SystemClock, Box::new(IptablesBackend), Box::new(|_: &_, _: &_| context()), options);
+    let engine = Engine::new(
+        kernel,
+        SystemClock,
+        Box::<IptablesBackend>::default(),
+        Box::new(|_: &_, _: &_| context()),
+        options,
+    );
     let (to_sync, inbox) = channel();
     let (heard, hears) = channel();
     let web = World::default().service("web", 1, |_| {});
@@ -107,7 +112,8 @@ fn wait_for_pod_cidrs(node: Node) -> (Sender<Message>, Receiver<Heard>, TestCloc
     let options = Options { node_needs: NodeNeeds::PodCidrs, ..Options::default() };
     let clock = TestClock::default();
     let context_of = Box::new(|_: &_, _: &_| context());
-    let engine = Engine::new(FakeKernel::default(), clock.clone(), Box::new(IptablesBackend), context_of, options);
+    let engine =
+        Engine::new(FakeKernel::default(), clock.clone(), Box::<IptablesBackend>::default(), context_of, options);
     let (to_sync, inbox) = channel();
     let (heard, hears) = channel();
     let initial = World::default().service("web", 1, |_| {}).initial();

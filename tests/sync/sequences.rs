@@ -176,7 +176,7 @@ fn run(mode: Mode, path: &[&World], one_change_at_a_time: bool) -> String {
 #[test]
 fn from_any_state_to_any_other() {
     let states = states();
-    for mode in Mode::BOTH {
+    for mode in Mode::UNLIKE {
         let wanted: Vec<String> = states.iter().map(|(_, world)| from_scratch_in(mode, world)).collect();
         for (from, first) in &states {
             for ((to, second), wanted) in states.iter().zip(&wanted) {
@@ -192,7 +192,7 @@ fn through_all_states_forward_backward_and_change_by_change() {
     let mut worlds: Vec<&World> = states.iter().map(|(_, world)| world).collect();
     for _ in 0..2 {
         let last = worlds[worlds.len() - 1];
-        for mode in Mode::BOTH {
+        for mode in Mode::ALL {
             let wanted = from_scratch_in(mode, last);
             assert_eq!(run(mode, &worlds, false), wanted);
             assert_eq!(run(mode, &worlds, true), wanted);
@@ -206,7 +206,7 @@ fn through_all_states_forward_backward_and_change_by_change() {
 
 #[test]
 fn all_states_at_once_give_the_last_one() {
-    for mode in Mode::BOTH {
+    for mode in Mode::ALL {
         let mut rig = fake_in(mode);
         let mut now = World::default();
         rig.apply(now.initial());
@@ -221,7 +221,7 @@ fn all_states_at_once_give_the_last_one() {
 
 #[test]
 fn a_restart_in_any_state_adopts_it_without_writing() {
-    for mode in Mode::BOTH {
+    for mode in Mode::ALL {
         for (name, world) in states() {
             let mut first = fake_in(mode);
             first.apply(world.initial());
@@ -243,13 +243,15 @@ pub(crate) fn without_kubelets(text: &str) -> String {
 #[test]
 fn a_restart_in_any_state_with_another_cluster_or_mode_removes_what_is_stale() {
     let states = states();
-    for (before_mode, after_mode) in Mode::BOTH.into_iter().flat_map(|from| Mode::BOTH.map(|to| (from, to))) {
+    for (before_mode, after_mode) in Mode::ALL.into_iter().flat_map(|from| Mode::ALL.map(|to| (from, to))) {
         let wanted: Vec<String> = states.iter().map(|(_, world)| from_scratch_in(after_mode, world)).collect();
         for (from, first) in &states {
             let mut before = fake_in(before_mode);
             before.apply(first.initial());
             assert!(before.sync().success());
-            for ((to, second), wanted) in states.iter().zip(&wanted) {
+            // The layouts of iptables mode differ in little that matters here: a few states are enough.
+            let step = if [before_mode, after_mode].contains(&Mode::Compact) { 7 } else { 1 };
+            for ((to, second), wanted) in states.iter().zip(&wanted).step_by(step) {
                 let mut after = on_in(after_mode, before.engine.kernel().clone(), Default::default());
                 after.apply(second.initial());
                 let report = after.sync_and_drain();

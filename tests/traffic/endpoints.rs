@@ -36,7 +36,7 @@ fn keep_asking_until(lab: &Lab, socket: &UdpSocket, pod: Pod) {
 
 #[rstest]
 fn a_udp_client_that_never_pauses_gets_to_the_endpoint_that_replaces_another(
-    #[values(Variant::Nft, Variant::Legacy)] variant: Variant,
+    #[values(Variant::Nft, Variant::Legacy, Variant::CompactNft)] variant: Variant,
 ) {
     let mut service = Service::new("replaced", 1, &[Pod::A]);
     service.node_port = 30001;
@@ -60,7 +60,9 @@ fn a_udp_client_that_never_pauses_gets_to_the_endpoint_that_replaces_another(
 }
 
 #[rstest]
-fn a_udp_client_finds_the_endpoint_that_comes_after_none(#[values(Variant::Nft, Variant::Legacy)] variant: Variant) {
+fn a_udp_client_finds_the_endpoint_that_comes_after_none(
+    #[values(Variant::Nft, Variant::Legacy, Variant::CompactNft)] variant: Variant,
+) {
     let mut service = Service::new("paused", 1, &[Pod::A]);
     service.node_port = 30001;
     let lab = Lab::start(variant, &[service.clone()], &[]);
@@ -91,7 +93,7 @@ fn a_udp_client_finds_the_endpoint_that_comes_after_none(#[values(Variant::Nft, 
 
 #[rstest]
 fn a_udp_client_that_asked_before_there_was_a_service_is_served_once_there_is(
-    #[values(Variant::Nft, Variant::Legacy)] variant: Variant,
+    #[values(Variant::Nft, Variant::Legacy, Variant::CompactNft)] variant: Variant,
 ) {
     let mut service = Service::new("late", 1, &[Pod::A]);
     service.node_port = 30001;
@@ -109,7 +111,9 @@ fn a_udp_client_that_asked_before_there_was_a_service_is_served_once_there_is(
 }
 
 #[rstest]
-fn a_changed_target_port_takes_udp_flows_along(#[values(Variant::Nft, Variant::Legacy)] variant: Variant) {
+fn a_changed_target_port_takes_udp_flows_along(
+    #[values(Variant::Nft, Variant::Legacy, Variant::CompactNft)] variant: Variant,
+) {
     let mut service = Service::new("moved", 1, &[Pod::A]);
     service.node_port = 30001;
     let mut lab = Lab::start(variant, &[service.clone()], &[]);
@@ -125,7 +129,7 @@ fn a_changed_target_port_takes_udp_flows_along(#[values(Variant::Nft, Variant::L
 
 #[rstest]
 fn connections_survive_the_removal_of_their_endpoint_while_new_ones_go_elsewhere(
-    #[values(Variant::Nft, Variant::Legacy)] variant: Variant,
+    #[values(Variant::Nft, Variant::Legacy, Variant::CompactNft)] variant: Variant,
 ) {
     let mut service = Service::new("shrinking", 1, &[Pod::A]);
     let lab = Lab::start(variant, &[service.clone()], &[]);
@@ -150,7 +154,9 @@ fn connections_survive_the_removal_of_their_endpoint_while_new_ones_go_elsewhere
 }
 
 #[rstest]
-fn removing_an_endpoint_while_clients_ask_fails_no_request(#[values(Variant::Nft, Variant::Legacy)] variant: Variant) {
+fn removing_an_endpoint_while_clients_ask_fails_no_request(
+    #[values(Variant::Nft, Variant::Legacy, Variant::CompactNft)] variant: Variant,
+) {
     let mut service = Service::new("rolling", 1, &[Pod::A, Pod::B, Pod::R1]);
     service.node_port = 30001;
     let lab = Lab::start(variant, &[service.clone()], &[]);
@@ -181,7 +187,7 @@ fn removing_an_endpoint_while_clients_ask_fails_no_request(#[values(Variant::Nft
 
 #[rstest]
 fn policies_and_addresses_of_a_service_can_change_while_it_is_used(
-    #[values(Variant::Nft, Variant::Legacy)] variant: Variant,
+    #[values(Variant::Nft, Variant::Legacy, Variant::CompactNft)] variant: Variant,
 ) {
     let mut service = Service::new("changing", 1, &[Pod::A, Pod::R1]);
     service.node_port = 30001;
@@ -212,13 +218,15 @@ fn policies_and_addresses_of_a_service_can_change_while_it_is_used(
 }
 
 #[rstest]
-fn no_connection_fails_while_every_endpoint_is_replaced(#[values(Variant::Nft, Variant::Legacy)] variant: Variant) {
+fn no_connection_fails_while_every_endpoint_is_replaced(
+    #[values(Variant::Nft, Variant::Legacy, Variant::CompactNft)] variant: Variant,
+) {
     super::rolling::every_endpoint_is_replaced(variant);
 }
 
 #[rstest]
 fn no_connection_of_a_fast_client_fails_while_every_endpoint_is_replaced(
-    #[values(Variant::Nft, Variant::Legacy)] variant: Variant,
+    #[values(Variant::Nft, Variant::Legacy, Variant::CompactNft)] variant: Variant,
 ) {
     let rate = super::rolling::a_fast_client_sees_every_endpoint_replaced(variant);
     assert!(rate > 100.0, "only {rate:.0} connections a second");

@@ -64,7 +64,7 @@ fn lines(save: &str) -> Vec<String> {
 
 #[rstest]
 fn the_program_ends_within_a_second_and_leaves_the_rules_in_place(
-    #[values(Variant::Nft, Variant::Legacy)] variant: Variant,
+    #[values(Variant::Nft, Variant::Legacy, Variant::CompactNft)] variant: Variant,
     #[values(Signal::TERM, Signal::INT)] signal: Signal,
 ) {
     let service = Service::new("lasting", 1, &[Pod::A, Pod::B]);
@@ -84,7 +84,9 @@ fn the_program_ends_within_a_second_and_leaves_the_rules_in_place(
 }
 
 #[rstest]
-fn no_request_fails_while_the_program_is_restarted(#[values(Variant::Nft, Variant::Legacy)] variant: Variant) {
+fn no_request_fails_while_the_program_is_restarted(
+    #[values(Variant::Nft, Variant::Legacy, Variant::CompactNft)] variant: Variant,
+) {
     let mut service = Service::new("kept", 1, &[Pod::A, Pod::B, Pod::R1]);
     service.node_port = 30001;
     let mut services: Vec<Service> = (2..60).map(|n| Service::new(&format!("other-{n}"), n, &[Pod::A])).collect();
@@ -128,7 +130,7 @@ fn no_request_fails_while_the_program_is_restarted(#[values(Variant::Nft, Varian
 
 #[rstest]
 fn changes_made_while_the_program_was_away_are_caught_up_with(
-    #[values(Variant::Nft, Variant::Legacy)] variant: Variant,
+    #[values(Variant::Nft, Variant::Legacy, Variant::CompactNft)] variant: Variant,
 ) {
     let mut stays = Service::new("stays", 1, &[Pod::A]);
     let goes = Service::new("goes", 2, &[Pod::A]);
@@ -163,7 +165,9 @@ fn changes_made_while_the_program_was_away_are_caught_up_with(
 }
 
 #[rstest]
-fn cleanup_removes_exactly_what_is_ours(#[values(Variant::Nft, Variant::Legacy)] variant: Variant) {
+fn cleanup_removes_exactly_what_is_ours(
+    #[values(Variant::Nft, Variant::Legacy, Variant::CompactNft)] variant: Variant,
+) {
     let mut world = World::new();
     let mut service = Service::new("temporary", 1, &[Pod::A, Pod::R1]);
     service.node_port = 30001;
@@ -201,7 +205,9 @@ fn cleanup_removes_exactly_what_is_ours(#[values(Variant::Nft, Variant::Legacy)]
 }
 
 #[rstest]
-fn rules_of_the_kubelet_and_the_administrator_survive_syncs(#[values(Variant::Nft, Variant::Legacy)] variant: Variant) {
+fn rules_of_the_kubelet_and_the_administrator_survive_syncs(
+    #[values(Variant::Nft, Variant::Legacy, Variant::CompactNft)] variant: Variant,
+) {
     let service = Service::new("guest", 1, &[Pod::A]);
     let mut lab = Lab::start(variant, from_ref(&service), &["--full-sync-period=1s"]);
     for tool in TOOLS {
@@ -223,7 +229,7 @@ fn rules_of_the_kubelet_and_the_administrator_survive_syncs(#[values(Variant::Nf
 
 #[rstest]
 fn a_sync_removes_the_canaries_of_kube_proxy_from_the_tables_it_writes(
-    #[values(Variant::Nft, Variant::Legacy)] variant: Variant,
+    #[values(Variant::Nft, Variant::Legacy, Variant::CompactNft)] variant: Variant,
 ) {
     let world = World::new();
     for tool in TOOLS {
@@ -240,7 +246,9 @@ fn a_sync_removes_the_canaries_of_kube_proxy_from_the_tables_it_writes(
 }
 
 #[rstest]
-fn whatever_is_deleted_by_hand_comes_back(#[values(Variant::Nft, Variant::Legacy)] variant: Variant) {
+fn whatever_is_deleted_by_hand_comes_back(
+    #[values(Variant::Nft, Variant::Legacy, Variant::CompactNft)] variant: Variant,
+) {
     let service = Service::new("stubborn", 1, &[Pod::A, Pod::B]);
     let lab = Lab::start(variant, from_ref(&service), &["--full-sync-period=1s"]);
     let from = lab.world.pod(Pod::C);
@@ -281,7 +289,7 @@ fn whatever_is_deleted_by_hand_comes_back(#[values(Variant::Nft, Variant::Legacy
 }
 
 #[rstest]
-fn a_second_sync_changes_nothing(#[values(Variant::Nft, Variant::Legacy)] variant: Variant) {
+fn a_second_sync_changes_nothing(#[values(Variant::Nft, Variant::Legacy, Variant::CompactNft)] variant: Variant) {
     let world = World::new();
     let mut services: Vec<Service> =
         (1..20).map(|n| Service::new(&format!("svc-{n}"), n, &[Pod::A, Pod::R1, Pod::B])).collect();

@@ -36,7 +36,7 @@ fn the_table_says_one_thing_about_every_packet() {
 #[case::no_loopback_node_ports(table::WITHOUT_LOOPBACK_NODE_PORTS)]
 fn every_packet_goes_where_the_table_says(
     #[case] variation: Variation,
-    #[values(Variant::Nft, Variant::Legacy)] variant: Variant,
+    #[values(Variant::Nft, Variant::Legacy, Variant::CompactNft, Variant::CompactLegacy)] variant: Variant,
 ) {
     let mut world = World::new();
     let cluster = Cluster::new();

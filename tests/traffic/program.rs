@@ -13,20 +13,24 @@ use rustix::process::Signal;
 use super::manifest::Manifests;
 use crate::netns::{Netns, Process};
 
-/// Which kind of iptables the program uses.
+/// Which kind of iptables the program uses, and in which layout. Displays as the kind.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Variant {
-    /// iptables-nft.
+    /// iptables-nft, kube-proxy's layout.
     Nft,
-    /// iptables-legacy.
+    /// iptables-legacy, kube-proxy's layout.
     Legacy,
+    /// iptables-nft, compact layout.
+    CompactNft,
+    /// iptables-legacy, compact layout.
+    CompactLegacy,
 }
 
 impl fmt::Display for Variant {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
-            Variant::Nft => "nft",
-            Variant::Legacy => "legacy",
+            Variant::Nft | Variant::CompactNft => "nft",
+            Variant::Legacy | Variant::CompactLegacy => "legacy",
         })
     }
 }
@@ -62,12 +66,17 @@ impl Setup {
         Setup { mode: Mode::Ipvs, variant: if uml { Variant::Legacy } else { Variant::Nft } }
     }
 
-    fn arguments(self) -> [String; 2] {
+    fn arguments(self) -> [String; 3] {
         let mode = match self.mode {
             Mode::Iptables => "iptables",
             Mode::Ipvs => "ipvs",
         };
-        [format!("--mode={mode}"), format!("--iptables-variant={}", self.variant)]
+        let layout = match self.variant {
+            Variant::Nft | Variant::Legacy => "kube-proxy",
+            Variant::CompactNft | Variant::CompactLegacy => "compact",
+        };
+        let variant = self.variant;
+        [format!("--mode={mode}"), format!("--iptables-variant={variant}"), format!("--iptables-layout={layout}")]
     }
 }
 

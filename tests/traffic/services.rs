@@ -16,7 +16,7 @@ use crate::netns::world::{FAMILIES, Family, Pod, bridge_address, node_address, p
 
 #[rstest]
 fn a_client_stays_with_its_endpoint_until_the_affinity_expires(
-    #[values(Variant::Nft, Variant::Legacy)] variant: Variant,
+    #[values(Variant::Nft, Variant::Legacy, Variant::CompactNft)] variant: Variant,
 ) {
     // Several, since chance may choose the same endpoint again; not for all of them.
     let services: Vec<Service> = (1..=8)
@@ -62,7 +62,9 @@ fn the_one_chosen(lab: &Lab, from: &Netns, to: SocketAddr, proto: Proto) -> Stri
 }
 
 #[rstest]
-fn affinity_can_be_switched_on_and_off_while_it_runs(#[values(Variant::Nft, Variant::Legacy)] variant: Variant) {
+fn affinity_can_be_switched_on_and_off_while_it_runs(
+    #[values(Variant::Nft, Variant::Legacy, Variant::CompactNft)] variant: Variant,
+) {
     let mut service = Service::new("switched", 1, &[Pod::A, Pod::B]);
     let lab = Lab::start(variant, &[service.clone()], &[]);
     let (from, to) = (lab.world.pod(Pod::C), cluster_address(&service, Family::V4));
@@ -76,7 +78,9 @@ fn affinity_can_be_switched_on_and_off_while_it_runs(#[values(Variant::Nft, Vari
 }
 
 #[rstest]
-fn a_pod_reaches_itself_through_its_service(#[values(Variant::Nft, Variant::Legacy)] variant: Variant) {
+fn a_pod_reaches_itself_through_its_service(
+    #[values(Variant::Nft, Variant::Legacy, Variant::CompactNft)] variant: Variant,
+) {
     let mut service = Service::new("myself", 1, &[Pod::C]);
     service.node_port = 30001;
     service.external_ips = FAMILIES.map(|family| public(family, 1)).into();
@@ -97,7 +101,9 @@ fn a_pod_reaches_itself_through_its_service(#[values(Variant::Nft, Variant::Lega
 }
 
 #[rstest]
-fn node_ports_on_the_loopback_address_are_counted(#[values(Variant::Nft, Variant::Legacy)] variant: Variant) {
+fn node_ports_on_the_loopback_address_are_counted(
+    #[values(Variant::Nft, Variant::Legacy, Variant::CompactNft)] variant: Variant,
+) {
     let mut service = Service::new("loopback", 1, &[Pod::A, Pod::R1]);
     service.node_port = 30001;
     let lab = Lab::start(variant, &[service.clone()], &[]);
@@ -115,7 +121,7 @@ fn node_ports_on_the_loopback_address_are_counted(#[values(Variant::Nft, Variant
 /// node routes such packets for the sake of loopback node ports.
 #[rstest]
 fn programs_on_the_nodes_loopback_address_are_not_reachable_from_outside(
-    #[values(Variant::Nft, Variant::Legacy)] variant: Variant,
+    #[values(Variant::Nft, Variant::Legacy, Variant::CompactNft)] variant: Variant,
 ) {
     let mut service = Service::new("loopback", 1, &[Pod::A]);
     service.node_port = 30001;
@@ -136,7 +142,7 @@ fn programs_on_the_nodes_loopback_address_are_not_reachable_from_outside(
 
 #[rstest]
 fn the_health_check_port_tells_whether_the_node_has_endpoints(
-    #[values(Variant::Nft, Variant::Legacy)] variant: Variant,
+    #[values(Variant::Nft, Variant::Legacy, Variant::CompactNft)] variant: Variant,
 ) {
     let mut service = Service::new("checked", 1, &[Pod::A, Pod::B, Pod::R1]);
     service.external = Policy::Local;
@@ -176,7 +182,9 @@ fn the_health_check_port_tells_whether_the_node_has_endpoints(
 }
 
 #[rstest]
-fn the_proxys_own_health_is_served_on_every_address(#[values(Variant::Nft, Variant::Legacy)] variant: Variant) {
+fn the_proxys_own_health_is_served_on_every_address(
+    #[values(Variant::Nft, Variant::Legacy, Variant::CompactNft)] variant: Variant,
+) {
     let lab = Lab::start(variant, &[Service::new("any", 1, &[Pod::A])], &[]);
     let server = SocketAddr::new(node_address(Family::V4), 10256);
     let (status, body) = get(&lab.world.client, server, "/healthz").expect("an answer");
@@ -189,7 +197,9 @@ fn the_proxys_own_health_is_served_on_every_address(#[values(Variant::Nft, Varia
 
 /// A policy of DROP in FORWARD, as Docker sets it: masqueraded traffic must get through all the same.
 #[rstest]
-fn masqueraded_traffic_passes_a_host_that_forwards_nothing(#[values(Variant::Nft, Variant::Legacy)] variant: Variant) {
+fn masqueraded_traffic_passes_a_host_that_forwards_nothing(
+    #[values(Variant::Nft, Variant::Legacy, Variant::CompactNft)] variant: Variant,
+) {
     let mut service = Service::new("through", 1, &[Pod::A, Pod::R1]);
     service.node_port = 30001;
     let lab = Lab::start(variant, &[service.clone()], &[]);
@@ -206,7 +216,9 @@ fn masqueraded_traffic_passes_a_host_that_forwards_nothing(#[values(Variant::Nft
 }
 
 #[rstest]
-fn services_share_a_port_number_without_mixing(#[values(Variant::Nft, Variant::Legacy)] variant: Variant) {
+fn services_share_a_port_number_without_mixing(
+    #[values(Variant::Nft, Variant::Legacy, Variant::CompactNft)] variant: Variant,
+) {
     let one = Service::new("one", 1, &[Pod::A]);
     let two = Service::new("two", 2, &[Pod::B, Pod::R1]);
     let lab = Lab::start(variant, &[one.clone(), two.clone()], &[]);
@@ -260,7 +272,7 @@ fn answers_ping(to: IpAddr) -> bool {
 
 #[rstest]
 fn pings_to_service_addresses_go_to_whoever_owns_the_address(
-    #[values(Variant::Nft, Variant::Legacy)] variant: Variant,
+    #[values(Variant::Nft, Variant::Legacy, Variant::CompactNft)] variant: Variant,
 ) {
     // The internet owns cluster IPs and VIPs here, and answers for itself: no rule is about ICMP.
     let service = Service::new("pinged", 1, &[Pod::A]);

@@ -86,7 +86,11 @@ impl Reloader {
         }
         self.health.set_sync_period(new.sync_period);
         servers::show_gates(&new, &self.metrics);
-        let another_backend = new.mode != old.mode || (new.mode == ProxyMode::Ipvs && new.ipvs != old.ipvs);
+        let another_backend = new.mode != old.mode
+            || match new.mode {
+                ProxyMode::Iptables => new.iptables_layout != old.iptables_layout,
+                ProxyMode::Ipvs => new.ipvs != old.ipvs,
+            };
         let reconfiguration = Reconfiguration {
             backend: another_backend.then(|| backend(&new)),
             options: Options {

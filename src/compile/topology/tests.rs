@@ -20,7 +20,7 @@ fn endpoint(at: usize, words: &str) -> (EndpointTarget, Option<Hints>) {
         other => panic!("no such state: {other:?}"),
     };
     let socket = SocketAddr::from((Ipv4Addr::new(10, 0, 0, at as u8 + 1), 80));
-    let mut target = EndpointTarget { socket, local: false, ready, serving, terminating };
+    let mut target = EndpointTarget { socket, local: false, elsewhere: false, ready, serving, terminating };
     let mut hints = None;
     for word in words {
         let list = |names: &str| names.split(',').map(Into::into).collect();

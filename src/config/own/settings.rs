@@ -6,7 +6,7 @@ use ipnet::IpNet;
 
 use super::{Form, Setting, TakesEffect};
 use crate::config::duration::{GoDuration, parse_duration};
-use crate::config::{ConfigError, IptablesVariant, Settings, VipSetting};
+use crate::config::{ConfigError, IptablesLayout, IptablesVariant, Settings, VipSetting};
 use crate::net::{IpFamily, PerFamily, parse_cidr};
 
 pub(super) const SETTINGS: &[Setting] = &[
@@ -50,6 +50,26 @@ pub(super) const SETTINGS: &[Setting] = &[
                 IptablesVariant::Auto => "auto",
                 IptablesVariant::Nft => "nft",
                 IptablesVariant::Legacy => "legacy",
+            }
+            .to_owned()
+        },
+    },
+    Setting {
+        key: "iptables.layout",
+        flag: "iptables-layout",
+        form: Form::OneOf(&["kube-proxy", "compact"]),
+        takes_effect: TakesEffect::AtOnce,
+        meaning: "How iptables mode lays out Services in the nat table: rule by rule as kube-proxy does it, or with a third of the rules and short walks",
+        set: |settings, text| {
+            put(
+                &mut settings.iptables_layout,
+                if text == "compact" { IptablesLayout::Compact } else { IptablesLayout::KubeProxy },
+            )
+        },
+        show: |settings| {
+            match settings.iptables_layout {
+                IptablesLayout::KubeProxy => "kube-proxy",
+                IptablesLayout::Compact => "compact",
             }
             .to_owned()
         },

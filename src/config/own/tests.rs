@@ -32,13 +32,14 @@ fn messages(errors: Vec<ConfigError>) -> Vec<String> {
 
 #[test]
 fn each_own_setting_is_read_from_the_file_and_from_its_flag_and_shown_again() {
-    let everything = "fullSyncPeriod: 1h\nipFamilies: [ipv6]\niptables: {variant: legacy}\n\
+    let everything = "fullSyncPeriod: 1h\nipFamilies: [ipv6]\niptables: {variant: legacy, layout: compact}\n\
         ipvs: {drainTimeout: 0s, vips: routes, serviceCIDRs: [10.96.0.0/12, 'fd00:96::/112'], runEstimation: false}\n";
     let by_file = resolve(everything, &[]).unwrap();
     let arguments = [
         "--full-sync-period=1h",
         "--ip-families=ipv6",
         "--iptables-variant=legacy",
+        "--iptables-layout=compact",
         "--ipvs-drain-timeout=0",
         "--ipvs-vips=routes",
         "--ipvs-service-cidrs=10.96.0.0/12",

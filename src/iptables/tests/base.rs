@@ -15,7 +15,7 @@ fn node(change: impl FnOnce(&mut NodeContext)) -> NodeContext {
 
 /// The rules of one chain.
 fn chain(family: IpFamily, table: Table, name: &str, node: &NodeContext) -> Vec<String> {
-    let text = restore_text(family, [&IptablesBackend.base(node)]);
+    let text = restore_text(family, [&IptablesBackend::default().base(node)]);
     let (filter, nat) = text.split_once("*nat").unwrap();
     let text = if table == Table::Filter { filter } else { nat };
     text.lines().filter_map(|line| Some(line.strip_prefix(&format!("-A {name} "))?.to_owned())).collect()
@@ -160,7 +160,7 @@ fn the_jump_to_node_ports_stays_behind_all_services() {
 
 #[test]
 fn a_family_that_is_off_has_nothing() {
-    let base = |v4, v6| IptablesBackend.base(&node(|node| node.families = PerFamily { v4, v6 }));
+    let base = |v4, v6| IptablesBackend::default().base(&node(|node| node.families = PerFamily { v4, v6 }));
     assert_eq!(base(false, false), Fragment::default());
     let only_v6 = base(false, true);
     assert!(only_v6.shared_chains.iter().all(|chain| chain.table.family == IpFamily::V6));
@@ -176,7 +176,7 @@ fn class(claims: &Claims, table: Table, name: &str) -> ChainClass {
 // 25
 #[test]
 fn what_is_written_is_claimed_with_its_class() {
-    let claims = IptablesBackend.claims();
+    let claims = IptablesBackend::default().claims();
     let mut setup = external_service().external_local().source_range("203.0.113.0/24").endpoint(A, HERE);
     setup.service.internal_traffic_policy = crate::model::TrafficPolicy::Local;
     for fragment in setup.fragments() {
@@ -199,7 +199,7 @@ fn what_is_written_is_claimed_with_its_class() {
 
 #[test]
 fn chains_of_others_are_not_claimed() {
-    let claims = IptablesBackend.claims();
+    let claims = IptablesBackend::default().claims();
     for (table, name) in [
         (Table::Filter, "KUBE-KUBELET-CANARY"),
         (Table::Nat, "KUBE-KUBELET-CANARY"),
@@ -225,7 +225,7 @@ fn chains_of_others_are_not_claimed() {
 // 25
 #[test]
 fn cleanup_leaves_what_kubelet_needs() {
-    let (claims, removable) = (IptablesBackend.claims(), IptablesBackend.removable());
+    let (claims, removable) = (IptablesBackend::default().claims(), IptablesBackend::default().removable());
     assert_eq!(class(&removable, Table::Filter, "KUBE-FIREWALL"), ChainClass::Foreign);
     let kept: Vec<_> = claims.jumps.iter().filter(|jump| !removable.jumps.contains(jump)).collect();
     assert_eq!(kept.len(), 3);

@@ -28,7 +28,20 @@ fn fate(setup: &Setup, (source, interface): (&str, Option<&str>), destination: &
     fate_with(setup, (source, interface), destination, &[NODE_IP])
 }
 
-fn fate_with(setup: &Setup, (source, interface): (&str, Option<&str>), destination: &str, local: &[&str]) -> String {
+/// It is the same in every layout.
+fn fate_with(setup: &Setup, source: (&str, Option<&str>), destination: &str, local: &[&str]) -> String {
+    let fate = fate_in_layout(setup, source, destination, local);
+    let compact = fate_in_layout(&setup.clone().compact(), source, destination, local);
+    assert_eq!(fate, compact, "in kube-proxy's and the compact layout");
+    fate
+}
+
+fn fate_in_layout(
+    setup: &Setup,
+    (source, interface): (&str, Option<&str>),
+    destination: &str,
+    local: &[&str],
+) -> String {
     let rules = rule_set(&setup.fragments()).unwrap();
     let packet = Packet {
         source: source.parse().unwrap(),
@@ -55,6 +68,31 @@ fn fate_with(setup: &Setup, (source, interface): (&str, Option<&str>), destinati
         })
         .collect();
     words.join(" ")
+}
+
+/// Whatever becomes of a packet, it is the same in both layouts.
+pub(super) fn layouts_agree(setup: &Setup) {
+    let outcomes = |setup: &Setup| -> Vec<_> {
+        let rules = rule_set(&setup.fragments()).unwrap();
+        let node: IpAddr = NODE_IP.parse().unwrap();
+        let mut all = Vec::new();
+        for destination in [CLUSTER_IP, "1.2.3.4:80", "1.2.3.5:80", NODE_PORT, LOCALHOST, "1.2.3.4:81"] {
+            for (source, interface) in [POD, NODE, WORLD, ("203.0.113.5", Some("eth0"))] {
+                for protocol in [Protocol::Tcp, Protocol::Udp] {
+                    let packet = Packet {
+                        source: source.parse().unwrap(),
+                        destination: destination.parse().unwrap(),
+                        protocol,
+                        in_interface: interface.map(Into::into),
+                    };
+                    let outcomes = rules.trace(&packet, |address| address == node).unwrap();
+                    all.extend(outcomes.into_iter().map(|it| (it.verdict, it.masqueraded, it.probability)));
+                }
+            }
+        }
+        all
+    };
+    assert_eq!(outcomes(setup), outcomes(&setup.clone().compact()));
 }
 
 /// The fates of packets from a pod, the node and the world.
@@ -163,9 +201,11 @@ fn packets_to_what_a_service_does_not_offer() {
 }
 
 // 4
-#[test]
-fn a_port_does_not_answer_in_another_protocol() {
-    let rules = rule_set(&one_here().fragments()).unwrap();
+#[rstest]
+#[case::kube_proxy(one_here())]
+#[case::compact(one_here().compact())]
+fn a_port_does_not_answer_in_another_protocol(#[case] setup: Setup) {
+    let rules = rule_set(&setup.fragments()).unwrap();
     let verdicts = |protocol, destination: &str| {
         let destination = destination.parse().unwrap();
         let packet =
@@ -239,9 +279,11 @@ fn a_host_address_inside_the_pod_range_counts_as_a_pod() {
     assert_eq!(from_bridge(&one_here().external_local(), VIP), "A B");
 }
 
-#[test]
-fn ipv6_packets_fare_the_same_but_never_on_loopback() {
-    let mut setup = external_service().endpoint("fd00:10::a", HERE).endpoint("fd00:10::b", ELSEWHERE);
+#[rstest]
+#[case::kube_proxy(external_service())]
+#[case::compact(external_service().compact())]
+fn ipv6_packets_fare_the_same_but_never_on_loopback(#[case] setup: Setup) {
+    let mut setup = setup.endpoint("fd00:10::a", HERE).endpoint("fd00:10::b", ELSEWHERE);
     setup.service.cluster_ip_v6 = Some("fd00::41".parse().unwrap());
     let rules = rule_set(&setup.fragments()).unwrap();
     let fate = |source: &str, destination: &str| {

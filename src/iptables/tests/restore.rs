@@ -3,6 +3,7 @@ use std::num::NonZeroU16;
 
 use proptest::prelude::*;
 
+use super::packets;
 use super::setup::*;
 use crate::backend::{Backend, Fragment};
 use crate::compile::NodeContext;
@@ -45,7 +46,7 @@ fn mixed() -> Vec<Setup> {
 #[test]
 fn a_mixed_set_of_services_gives_exactly_kube_proxys_rules() {
     let services = mixed();
-    let base = IptablesBackend.base(&services[0].node);
+    let base = IptablesBackend::default().base(&services[0].node);
     // Backwards, since each new Service goes in front.
     let fragments: Vec<Fragment> = [base].into_iter().chain(services.iter().rev().map(Setup::fragment)).collect();
     assert_eq!(restore_text(IpFamily::V4, &fragments), include_str!("mixed.txt"));
@@ -58,7 +59,7 @@ fn a_family_without_anything_is_two_empty_tables() {
 
 #[test]
 fn chains_of_others_are_not_declared_since_that_would_empty_them() {
-    let text = restore_text(IpFamily::V4, [&IptablesBackend.base(&NodeContext::default())]);
+    let text = restore_text(IpFamily::V4, [&IptablesBackend::default().base(&NodeContext::default())]);
     let declared: Vec<&str> = text.lines().filter_map(|line| line.strip_prefix(':')).collect();
     assert!(!declared.is_empty() && declared.iter().all(|line| line.starts_with("KUBE-")), "{declared:?}");
 }
@@ -100,7 +101,7 @@ fn check(fragments: &[Fragment]) {
 #[test]
 fn every_chain_of_the_mixed_set_exists_and_is_used() {
     let services = mixed();
-    let base = IptablesBackend.base(&services[0].node);
+    let base = IptablesBackend::default().base(&services[0].node);
     check(&[base].into_iter().chain(services.iter().map(Setup::fragment)).collect::<Vec<_>>());
 }
 
@@ -150,5 +151,7 @@ proptest! {
         setup.node.allow_external_ips = gate;
         setup.node.features.packet_counters = counters;
         check(&setup.fragments());
+        check(&setup.clone().compact().fragments());
+        packets::layouts_agree(&setup);
     }
 }

@@ -6,7 +6,7 @@ use std::num::NonZeroU16;
 use crate::backend::{Backend, Fragment, RuleComments};
 use crate::compile::{LocalDetector, NodeContext, ServicePortPlan, compile_service};
 use crate::iptables::names::{PortChains, endpoint_chain};
-use crate::iptables::{IptablesBackend, restore_text};
+use crate::iptables::{IptablesBackend, Layout, restore_text};
 use crate::model::{
     Conditions, Endpoint, EndpointPort, EndpointSlice, Service, ServiceEntry, ServiceName, ServicePort, SliceName,
     TrafficPolicy,
@@ -31,6 +31,7 @@ pub(crate) struct Setup {
     pub endpoints: Vec<Endpoint>,
     pub node: NodeContext,
     pub comments: RuleComments,
+    pub layout: Layout,
 }
 
 /// `ns1/svc1:p80` on 172.30.0.41 port 80, on a node that knows its pods as 10.0.0.0/8. Counters are off.
@@ -47,6 +48,7 @@ pub(crate) fn service() -> Setup {
         endpoints: Vec::new(),
         node,
         comments: RuleComments::Keep,
+        layout: Layout::KubeProxy,
     }
     .port("p80", Protocol::Tcp, 80, None)
 }
@@ -125,17 +127,26 @@ impl Setup {
         compile_service(&self.name, &entry, &self.node)
     }
 
+    pub(crate) fn compact(mut self) -> Setup {
+        self.layout = Layout::Compact;
+        self
+    }
+
+    fn backend(&self) -> IptablesBackend {
+        IptablesBackend { layout: self.layout }
+    }
+
     pub(crate) fn fragment(&self) -> Fragment {
         let mut out = Fragment::default();
         for plan in self.plans() {
-            IptablesBackend.lower(&plan, &self.node, self.comments, &mut out);
+            self.backend().lower(&plan, &self.node, self.comments, &mut out);
         }
         out
     }
 
     /// Base and Service, in both families.
     pub(crate) fn fragments(&self) -> [Fragment; 2] {
-        [IptablesBackend.base(&self.node), self.fragment()]
+        [self.backend().base(&self.node), self.fragment()]
     }
 
     /// Every rule of the Service in one family, as `table chain rule`, in the order in which it ends up. The chains of
@@ -168,7 +179,7 @@ impl Setup {
         let mut text = rule.to_owned();
         for (at, plan) in self.plans().iter().filter(|plan| plan.family == IpFamily::V4).enumerate() {
             let suffix = if at == 0 { String::new() } else { (at + 1).to_string() };
-            let PortChains { svc, svl, ext, fw } = PortChains::of(&plan.name);
+            let PortChains { svc, svl, ext, fw } = PortChains::new(&plan.name.to_string(), &plan.name, self.layout);
             for (chain, label) in [(svc, "SVC"), (svl, "SVL"), (ext, "EXT"), (fw, "FW")] {
                 text = text.replace(chain.as_str(), &format!("{label}{suffix}"));
             }

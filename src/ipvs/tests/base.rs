@@ -254,7 +254,7 @@ fn of_both_modes() -> [(Fragment, Claims); 2] {
     base.rules.extend(service.rules);
     base.shared_chains.retain(|chain| chain.name.as_str() != "KUBE-FIREWALL");
     base.rules.retain(|(key, _)| !key.spec.contains("KUBE-FIREWALL"));
-    [(base, IptablesBackend.claims()), (ipvs, IpvsBackend::default().claims())]
+    [(base, IptablesBackend::default().claims()), (ipvs, IpvsBackend::default().claims())]
 }
 
 #[test]
@@ -286,7 +286,7 @@ fn what_either_mode_writes_is_claimed_by_both() {
 #[test]
 fn each_mode_has_its_classes() {
     let ipvs = IpvsBackend::default().claims();
-    let iptables = IptablesBackend.claims();
+    let iptables = IptablesBackend::default().claims();
     for (table, name, in_ipvs, in_iptables) in [
         (Table::Nat, "KUBE-SERVICES", ChainClass::Private, ChainClass::Shared),
         (Table::Filter, "KUBE-PROXY-FIREWALL", ChainClass::Private, ChainClass::Shared),
@@ -315,8 +315,8 @@ fn only_ipvs_mode_serves_with_items_and_cleanup_loads_nothing() {
     let backend = IpvsBackend { settings };
     assert_eq!(backend.claims().items, Some(ItemClaims { serving: true, excluded: excluded.clone() }));
     assert_eq!(backend.removable().items, Some(ItemClaims { serving: false, excluded }));
-    assert_eq!(IptablesBackend.claims().items, Some(ItemClaims::default()));
-    assert_eq!(IptablesBackend.removable().items, Some(ItemClaims::default()));
+    assert_eq!(IptablesBackend::default().claims().items, Some(ItemClaims::default()));
+    assert_eq!(IptablesBackend::default().removable().items, Some(ItemClaims::default()));
     let (claims, removable) = (backend.claims(), backend.removable());
     assert_eq!((claims.chains, claims.prefixes, claims.jumps), (removable.chains, removable.prefixes, removable.jumps));
 }

@@ -8,7 +8,7 @@ use ipnet::IpNet;
 
 use super::Parsed;
 use crate::kernel::rule::{
-    CommentPosition, ConntrackStates, Mark, Not, Probability, Recent, Rule, SetMatch, Sides, Target,
+    AddressBits, CommentPosition, ConntrackStates, Mark, Not, Probability, Recent, Rule, SetMatch, Sides, Target,
 };
 use crate::kernel::{ChainName, SetKey, VirtualKey};
 use crate::net::Protocol;
@@ -98,7 +98,13 @@ impl Parser {
         }
         match name {
             "-s" => set(&mut self.rule.source, name, sense(net(&words.value(name)?)?, negated))?,
-            "-d" => set(&mut self.rule.destination, name, sense(net(&words.value(name)?)?, negated))?,
+            "-d" => {
+                let text = words.value(name)?;
+                match address_bits(&text) {
+                    Some(bits) if !negated => set(&mut self.rule.destination_bits, name, bits)?,
+                    _ => set(&mut self.rule.destination, name, sense(net(&text)?, negated))?,
+                }
+            }
             "-i" => {
                 let interface = Arc::from(&*words.value(name)?);
                 set(&mut self.rule.in_interface, name, sense(interface, negated))?;
@@ -385,6 +391,13 @@ fn number<T: std::str::FromStr>(text: &str) -> Result<T, Reason> {
 fn net(text: &str) -> Result<IpNet, Reason> {
     let parsed: Option<IpNet> = text.parse().ok().or_else(|| text.parse().ok().map(|host: IpAddr| host.into()));
     parsed.map(|net| net.trunc()).ok_or_else(|| format!("address {text}").into())
+}
+
+/// An address with a mask in the form of an address, which is how iptables prints a mask that is no prefix.
+fn address_bits(text: &str) -> Option<AddressBits> {
+    let (value, mask) = text.split_once('/')?;
+    let bits = AddressBits { value: value.parse().ok()?, mask: mask.parse().ok()? };
+    bits.matches(bits.value).then_some(bits)
 }
 
 fn protocol(text: &str) -> Result<Protocol, Reason> {

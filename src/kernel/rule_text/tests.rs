@@ -1,6 +1,6 @@
 //! Examples taken from `iptables-save` 1.8.9 of both variants, and laws.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 
 use ipnet::IpNet;
@@ -9,7 +9,7 @@ use proptest::prelude::*;
 use rstest::rstest;
 
 use crate::kernel::rule::{
-    CommentPosition, ConntrackStates, Mark, Not, Probability, Recent, Rule, SetMatch, Sides, Target,
+    AddressBits, CommentPosition, ConntrackStates, Mark, Not, Probability, Recent, Rule, SetMatch, Sides, Target,
 };
 use crate::kernel::{ChainBody, ChainName, SetKey, SetName, VirtualKey};
 use crate::net::{IpFamily, Protocol};
@@ -32,6 +32,8 @@ fn bare(rule: &Rule) -> String {
 #[case("-s 10.0.0.1/32 -j DROP", "-s 10.0.0.1/32 -j DROP")]
 #[case("-s 10.0.0.1 -j DROP", "-s 10.0.0.1/32 -j DROP")]
 #[case("! -s fd00::/64 ! -i br+ -p udp -j KUBE-MARK-MASQ", "! -s fd00::/64 ! -i br+ -p udp -j KUBE-MARK-MASQ")]
+#[case("-d 0.0.0.48/0.0.0.240 -j KUBE-C", "-d 0.0.0.48/0.0.0.240 -j KUBE-C")]
+#[case("-d ::30/::f0 -j KUBE-C", "-d ::30/::f0 -j KUBE-C")]
 #[case("-j REJECT --reject-with icmp-port-unreachable", "-j REJECT")]
 #[case("-j REJECT --reject-with icmp6-port-unreachable", "-j REJECT")]
 #[case("-j MARK --set-xmark 0x4000/0x4000", "-j MARK --or-mark 0x004000")]
@@ -281,6 +283,7 @@ fn any_target() -> impl Strategy<Value = Target> {
 
 fn any_rule() -> impl Strategy<Value = Rule> {
     let addresses = (of(any_sense(any_net())), of(any_sense(any_net())), of(any_sense("[ -~]{0,14}[a-z]")));
+    let bits = of(any::<(u32, u32)>());
     let port = of((any_protocol(), of(any::<u16>())));
     let comment = (of("[ -~]{0,255}"), any::<bool>());
     let matches = (
@@ -293,11 +296,16 @@ fn any_rule() -> impl Strategy<Value = Rule> {
         of(any_sense(any_set_match())),
         of(any_virtual_server()),
     );
-    (addresses, port, comment, matches, of(any_target())).prop_map(|(addresses, port, comment, matches, target)| {
+    let parts = (addresses, bits, port, comment, matches, of(any_target()));
+    parts.prop_map(|(addresses, bits, port, comment, matches, target)| {
         let (states, local, mark, recent, probability, counter, set, virtual_server) = matches;
         let mut rule = Rule {
             source: addresses.0,
             destination: addresses.1,
+            destination_bits: bits.filter(|_| addresses.1.is_none()).map(|(value, mask)| AddressBits {
+                value: Ipv4Addr::from(value & mask).into(),
+                mask: Ipv4Addr::from(mask).into(),
+            }),
             in_interface: addresses.2.map(|name| name.map(Arc::from)),
             protocol: port.map(|(protocol, _)| protocol),
             destination_port: port.and_then(|(_, port)| port),
@@ -316,7 +324,14 @@ fn any_rule() -> impl Strategy<Value = Rule> {
         };
         // Alone among the matches, a comment is first and last at once.
         if comment.1 && rule.comment.is_some() && bare(&rule).contains("-m ") {
-            let matches = Rule { source: None, destination: None, in_interface: None, target: None, ..rule.clone() };
+            let matches = Rule {
+                source: None,
+                destination: None,
+                destination_bits: None,
+                in_interface: None,
+                target: None,
+                ..rule.clone()
+            };
             if bare(&matches).contains("-m ") {
                 rule.comment_position = CommentPosition::Last;
             }
