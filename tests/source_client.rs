@@ -5,6 +5,7 @@ mod api_server;
 #[path = "support/tls.rs"]
 mod tls;
 
+use std::net::SocketAddr;
 use std::sync::atomic::Ordering;
 use std::sync::mpsc::{Receiver, channel};
 use std::sync::{Arc, Mutex};
@@ -13,10 +14,13 @@ use std::time::{Duration, Instant};
 use api_server::{ApiServer, Resource};
 use axum::Router;
 use axum::http::{HeaderMap, StatusCode};
+use portolan::model::Change;
 use portolan::source::Event;
 use portolan::source::kube::events::{ClusterEvent, recorder};
-use portolan::source::kube::{ConnectOptions, Limiter, Observation, Observer, WatchOptions, connect, run};
+use portolan::source::kube::{ConnectOptions, Limiter, Observation, Observer, Proxies, WatchOptions, connect, run};
 use tls::TlsServer;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
 
 const WATCHED: [Resource; 3] = [Resource::Services, Resource::Slices, Resource::Nodes];
 
@@ -32,6 +36,7 @@ async fn until(what: &str, holds: impl Fn() -> bool) {
 async fn start(server: &ApiServer, protocols: &[&str], options: ConnectOptions) -> (TlsServer, Receiver<Event>) {
     let tls = TlsServer::start(server.router(), protocols).await;
     let client = connect(Some(&tls.kubeconfig()), None, options).await.unwrap();
+    server.apply(serde_json::json!({"kind": "Node", "metadata": {"name": "n1"}}));
     let (sender, events) = channel();
     let (recorder, mut outbox) = recorder("host");
     recorder.record(ClusterEvent::starting("n1"));
@@ -42,6 +47,17 @@ async fn start(server: &ApiServer, protocols: &[&str], options: ConnectOptions) 
     let watched = || WATCHED.iter().all(|resource| server.open_watches(*resource) == 1);
     until("three watches and an event", || watched() && server.events().len() == 1).await;
     (tls, events)
+}
+
+/// Waits until all lists have ended, and there are positions to go on from.
+async fn listed(events: &Receiver<Event>) {
+    let ended = Mutex::new(0);
+    until("three lists have ended", || {
+        let mut ended = ended.lock().unwrap();
+        *ended += events.try_iter().filter(|event| matches!(event, Event::Change(Change::Complete(_)))).count();
+        *ended == WATCHED.len()
+    })
+    .await;
 }
 
 #[tokio::test]
@@ -101,7 +117,7 @@ async fn a_token_that_was_replaced_is_used_after_the_old_one_is_refused() {
         let ok = given == format!("Bearer {}", checked.lock().unwrap());
         std::future::ready(if ok { StatusCode::OK } else { StatusCode::UNAUTHORIZED })
     });
-    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     tokio::spawn(async move { axum::serve(listener, router).await });
     let directory = tempfile::tempdir().unwrap();
@@ -133,6 +149,135 @@ async fn a_token_that_was_replaced_is_used_after_the_old_one_is_refused() {
     assert_eq!(code().await, 401);
     std::fs::write(&token, "newest").unwrap();
     assert_eq!((code().await, code().await), (401, 200));
+}
+
+#[tokio::test]
+async fn certificates_that_a_server_no_longer_takes_are_replaced_from_their_files_without_a_list() {
+    let server = ApiServer::start();
+    let (tls, events) = start(&server, &["h2"], ConnectOptions::default()).await;
+    listed(&events).await;
+    let before = server.requests().len();
+    let identity = tls.renew();
+    tls.disconnect();
+    until("the watches are cut off", || WATCHED.iter().all(|resource| server.open_watches(*resource) == 0)).await;
+    // Kubelet writes one file after the other. The old CA is not the server's, and the old key not the certificate's.
+    identity.write_only("client.pem", tls.directory.path());
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    assert_eq!((server.requests().len(), tls.handshakes.load(Ordering::SeqCst)), (before, 1));
+    identity.write(tls.directory.path());
+    until("it goes on", || WATCHED.iter().all(|resource| server.open_watches(*resource) == 1)).await;
+    let requests = server.requests().split_off(before);
+    assert_eq!(requests.len(), 3, "{requests:?}");
+    assert!(requests.iter().all(|request| request.is_watch() && !request.is_streamed_list()), "{requests:?}");
+    assert_eq!(tls.handshakes.load(Ordering::SeqCst), 2, "they share the new connection");
+}
+
+#[tokio::test]
+async fn a_certificate_that_is_renewed_while_the_old_one_is_good_is_used_by_the_next_requests_and_cuts_nothing() {
+    let server = ApiServer::start();
+    let (tls, events) = start(&server, &["h2"], ConnectOptions::default()).await;
+    listed(&events).await;
+    let before = server.requests().len();
+    tls.renew().write(tls.directory.path());
+    server.end_watches(Resource::Services);
+    until("the watch goes on", || server.requests().len() > before && server.open_watches(Resource::Services) == 1)
+        .await;
+    assert_eq!(server.requests().len(), before + 1, "the others are not touched");
+    assert_eq!(tls.handshakes.load(Ordering::SeqCst), 2, "on a connection with the new certificate");
+    assert!(!events.try_iter().any(|event| matches!(event, Event::WatchRestarted { .. })));
+}
+
+#[tokio::test]
+async fn a_changed_address_in_the_kubeconfig_is_where_the_watches_go_on() {
+    let (old, new) = (ApiServer::start(), ApiServer::start());
+    let (tls, _events) = start(&old, &["h2"], ConnectOptions::default()).await;
+    let other = TlsServer::start(new.router(), &["h2"]).await;
+    for file in ["ca.pem", "client.pem", "client.key", "kubeconfig"] {
+        std::fs::copy(other.directory.path().join(file), tls.directory.path().join(file)).unwrap();
+    }
+    tls.disconnect();
+    until("the new server is watched", || WATCHED.iter().all(|resource| new.open_watches(*resource) == 1)).await;
+}
+
+/// A proxy that takes `CONNECT` alone and leads everything to one address. Returns where it is, and what it was told.
+async fn proxy(to: SocketAddr) -> (SocketAddr, Arc<Mutex<Vec<String>>>) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let told = Arc::new(Mutex::new(Vec::new()));
+    let log = Arc::clone(&told);
+    tokio::spawn(async move {
+        while let Ok((mut client, _)) = listener.accept().await {
+            let log = Arc::clone(&log);
+            tokio::spawn(async move {
+                let mut head = Vec::new();
+                while !head.ends_with(b"\r\n\r\n") {
+                    head.push(client.read_u8().await.unwrap());
+                }
+                log.lock().unwrap().push(String::from_utf8(head).unwrap());
+                let mut server = TcpStream::connect(to).await.unwrap();
+                client.write_all(b"HTTP/1.1 200 Connection established\r\n\r\n").await.unwrap();
+                // Whichever side ends it.
+                let _ = tokio::io::copy_bidirectional(&mut client, &mut server).await;
+            });
+        }
+    });
+    (address, told)
+}
+
+#[tokio::test]
+async fn the_proxy_of_the_environment_or_of_the_kubeconfig_leads_to_the_server() {
+    for by_kubeconfig in [false, true] {
+        let server = ApiServer::start();
+        let tls = TlsServer::start(server.router(), &["h2"]).await;
+        let text = std::fs::read_to_string(tls.kubeconfig()).unwrap();
+        let address = text.split("https://").nth(1).unwrap().split('\'').next().unwrap().to_owned();
+        let (proxy, told) = proxy(address.parse().unwrap()).await;
+        let url = format!("http://user:word@{proxy}");
+        // The name exists nowhere: the proxy alone knows the way.
+        let mut there = "server: 'https://api.invalid:6443', tls-server-name: '127.0.0.1'".to_owned();
+        if by_kubeconfig {
+            there = format!("{there}, proxy-url: '{url}'");
+        }
+        std::fs::write(tls.kubeconfig(), text.replace(&format!("server: 'https://{address}'"), &there)).unwrap();
+        let proxies = if by_kubeconfig { Proxies::default() } else { Proxies::new(&url, "10.0.0.0/8") };
+        let options = ConnectOptions { proxies, ..ConnectOptions::default() };
+        let client = connect(Some(&tls.kubeconfig()), None, options).await.unwrap();
+        let (sender, _events) = channel();
+        tokio::spawn(async move { run(client, "n1", sender, WatchOptions::default()).await });
+        until("three watches", || WATCHED.iter().all(|resource| server.open_watches(*resource) == 1)).await;
+        let told = told.lock().unwrap();
+        assert_eq!(told.len(), 1, "one connection: {told:?}");
+        assert!(told[0].starts_with("CONNECT api.invalid:6443 HTTP/1.1\r\n"), "{told:?}");
+        assert!(told[0].to_lowercase().contains("proxy-authorization: basic dxnlcjp3b3jk"), "{told:?}");
+    }
+}
+
+#[test]
+fn a_kubeconfig_without_ca_on_a_system_without_certificates_is_named() {
+    const MARK: &str = "PORTOLAN_TEST_WITHOUT_CERTIFICATES";
+    let directory = tempfile::tempdir().unwrap();
+    if std::env::var_os(MARK).is_none() {
+        // The environment is the process's, so this test runs again in a process of its own.
+        let name = "a_kubeconfig_without_ca_on_a_system_without_certificates_is_named";
+        let mut again = std::process::Command::new(std::env::current_exe().unwrap());
+        again.args(["--exact", name]).env(MARK, "1").env("SSL_CERT_DIR", directory.path());
+        let output = again.env("SSL_CERT_FILE", directory.path().join("none")).output().unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stdout));
+        return;
+    }
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let path = directory.path().join("kubeconfig");
+    let connected = |server: &str| {
+        let text = format!(
+            "apiVersion: v1\nkind: Config\ncurrent-context: c\ncontexts: [{{name: c, context: {{cluster: c, user: u}}}}]\n\
+             clusters: [{{name: c, cluster: {{server: '{server}'}}}}]\nusers: [{{name: u, user: {{token: t}}}}]\n"
+        );
+        std::fs::write(&path, text).unwrap();
+        runtime.block_on(connect(Some(&path), None, ConnectOptions::default()))
+    };
+    let error = connected("https://192.0.2.1").err().unwrap().to_string();
+    assert!(error.contains(&path.display().to_string()) && error.contains("certificate-authority"), "{error}");
+    assert!(connected("http://192.0.2.1").is_ok(), "without TLS nothing is to be believed");
 }
 
 #[tokio::test]

@@ -3,9 +3,9 @@
 #![allow(dead_code, reason = "each test program uses a part of it")]
 
 use std::net::SocketAddr;
-use std::path::PathBuf;
-use std::sync::Arc;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use axum::Router;
@@ -16,6 +16,7 @@ use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::tcp::{ReadHalf, WriteHalf};
 use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::Notify;
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::rustls::pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer};
 use tokio_rustls::rustls::server::WebPkiClientVerifier;
@@ -31,6 +32,9 @@ pub(crate) struct TlsServer {
     pub received: Arc<AtomicUsize>,
     /// What was sent by the client.
     pub sent: Arc<AtomicUsize>,
+    acceptor: Arc<Mutex<TlsAcceptor>>,
+    protocols: Vec<Vec<u8>>,
+    disconnect: Arc<Notify>,
     /// While this is set, nothing comes through any more, and nothing is closed.
     pub cut: Arc<AtomicBool>,
 }
@@ -39,16 +43,19 @@ impl TlsServer {
     /// Serves the router with these protocols, the preferred one first. Needs a tokio runtime.
     pub(crate) async fn start(router: Router, protocols: &[&str]) -> TlsServer {
         let directory = tempfile::tempdir().unwrap();
-        let mut server = server_config(directory.path());
-        server.alpn_protocols = protocols.iter().map(|protocol| protocol.as_bytes().to_vec()).collect();
-        let acceptor = TlsAcceptor::from(Arc::new(server));
+        let protocols: Vec<_> = protocols.iter().map(|protocol| protocol.as_bytes().to_vec()).collect();
+        let (config, identity) = authority(&protocols);
+        identity.write(directory.path());
+        let acceptor = Arc::new(Mutex::new(TlsAcceptor::from(Arc::new(config))));
+        let current = Arc::clone(&acceptor);
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let behind = listener.local_addr().unwrap();
         let (handshakes, cut) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicBool::new(false)));
         let count = Arc::clone(&handshakes);
         tokio::spawn(async move {
             while let Ok((stream, _)) = listener.accept().await {
-                let (acceptor, router, count) = (acceptor.clone(), router.clone(), Arc::clone(&count));
+                let (router, count) = (router.clone(), Arc::clone(&count));
+                let acceptor = current.lock().unwrap().clone();
                 tokio::spawn(async move {
                     let Ok(stream) = acceptor.accept(stream).await else { return };
                     count.fetch_add(1, Ordering::SeqCst);
@@ -59,8 +66,10 @@ impl TlsServer {
             }
         });
         let (received, sent) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
-        let front = relay(behind, Arc::clone(&cut), [Arc::clone(&received), Arc::clone(&sent)]).await;
-        let server = TlsServer { directory, handshakes, received, sent, cut };
+        let disconnect = Arc::new(Notify::new());
+        let front =
+            relay(behind, Arc::clone(&cut), Arc::clone(&disconnect), [Arc::clone(&received), Arc::clone(&sent)]).await;
+        let server = TlsServer { directory, handshakes, received, sent, acceptor, protocols, disconnect, cut };
         server.write_kubeconfig(front);
         server
     }
@@ -68,6 +77,19 @@ impl TlsServer {
     /// The kubeconfig with the client certificate.
     pub(crate) fn kubeconfig(&self) -> PathBuf {
         self.directory.path().join("kubeconfig")
+    }
+
+    /// Has a new CA from now on, with which it is certified, and accepts only clients that are certified by it. Connections
+    /// stay. Returns what a client then needs.
+    pub(crate) fn renew(&self) -> Identity {
+        let (config, identity) = authority(&self.protocols);
+        *self.acceptor.lock().unwrap() = TlsAcceptor::from(Arc::new(config));
+        identity
+    }
+
+    /// Closes all connections.
+    pub(crate) fn disconnect(&self) {
+        self.disconnect.notify_waiters();
     }
 
     /// Makes the kubeconfig one that wants nothing compressed.
@@ -88,8 +110,25 @@ impl TlsServer {
     }
 }
 
-/// Makes a CA and two certificates, and writes what the client needs.
-fn server_config(directory: &std::path::Path) -> ServerConfig {
+/// What a client needs: names of files and their content.
+pub(crate) struct Identity([(&'static str, String); 3]);
+
+impl Identity {
+    /// Writes the files.
+    pub(crate) fn write(&self, directory: &Path) {
+        self.0.iter().for_each(|(file, text)| std::fs::write(directory.join(file), text).unwrap());
+    }
+
+    /// Writes one of them.
+    pub(crate) fn write_only(&self, name: &str, directory: &Path) {
+        self.0.iter().filter(|(file, _)| *file == name).for_each(|(file, text)| {
+            std::fs::write(directory.join(file), text).unwrap();
+        });
+    }
+}
+
+/// Makes a CA and two certificates: the server's configuration, and what the client needs.
+fn authority(protocols: &[Vec<u8>]) -> (ServerConfig, Identity) {
     let mut authority = CertificateParams::new(Vec::<String>::new()).unwrap();
     authority.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
     let authority_key = KeyPair::generate().unwrap();
@@ -100,13 +139,11 @@ fn server_config(directory: &std::path::Path) -> ServerConfig {
         (CertificateParams::new(vec![name.to_owned()]).unwrap().signed_by(&key, &issuer).unwrap(), key)
     };
     let (client, client_key) = signed("system.node-proxier");
-    for (file, text) in [
+    let identity = Identity([
         ("ca.pem", authority_certificate.pem()),
         ("client.pem", client.pem()),
         ("client.key", client_key.serialize_pem()),
-    ] {
-        std::fs::write(directory.join(file), text).unwrap();
-    }
+    ]);
     let mut roots = RootCertStore::empty();
     roots.add(authority_certificate.der().clone()).unwrap();
     let provider = Arc::new(tokio_rustls::rustls::crypto::ring::default_provider());
@@ -114,17 +151,25 @@ fn server_config(directory: &std::path::Path) -> ServerConfig {
     let (own, own_key) = signed("127.0.0.1");
     let own_key = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(own_key.serialize_der()));
     let config = ServerConfig::builder_with_provider(provider).with_safe_default_protocol_versions().unwrap();
-    config.with_client_cert_verifier(verifier).with_single_cert(vec![own.der().clone()], own_key).unwrap()
+    let config = config.with_client_cert_verifier(verifier).with_single_cert(vec![own.der().clone()], own_key);
+    let mut config = config.unwrap();
+    config.alpn_protocols = protocols.to_vec();
+    (config, identity)
 }
 
 /// A relay before the server that counts what goes through to the client and from it, and can go silent, as a network does that
 /// loses everything.
-async fn relay(behind: SocketAddr, cut: Arc<AtomicBool>, counts: [Arc<AtomicUsize>; 2]) -> SocketAddr {
+async fn relay(
+    behind: SocketAddr,
+    cut: Arc<AtomicBool>,
+    disconnect: Arc<Notify>,
+    counts: [Arc<AtomicUsize>; 2],
+) -> SocketAddr {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     tokio::spawn(async move {
         while let Ok((mut client, _)) = listener.accept().await {
-            let (cut, [received, sent]) = (Arc::clone(&cut), counts.clone());
+            let (cut, disconnect, [received, sent]) = (Arc::clone(&cut), Arc::clone(&disconnect), counts.clone());
             tokio::spawn(async move {
                 let mut server = TcpStream::connect(behind).await.unwrap();
                 let ((from_client, to_client), (from_server, to_server)) = (client.split(), server.split());
@@ -136,6 +181,7 @@ async fn relay(behind: SocketAddr, cut: Arc<AtomicBool>, counts: [Arc<AtomicUsiz
                 tokio::select! {
                     () = pump(from_server, to_client, &received) => {}
                     () = pump(from_client, to_server, &sent) => {}
+                    () = disconnect.notified() => {}
                     () = is_cut => std::future::pending().await,
                 }
             });

@@ -186,7 +186,8 @@ impl Connection {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         let kubeconfig = settings.kubeconfig.as_deref().map(Path::new);
         let limiter = kube::Limiter::new(settings.client.qps, settings.client.burst);
-        let options = kube::ConnectOptions { limiter, observer, ..kube::ConnectOptions::default() };
+        let proxies = kube::Proxies::from_env();
+        let options = kube::ConnectOptions { limiter, observer, proxies, ..kube::ConnectOptions::default() };
         let connect = kube::connect(kubeconfig, settings.master.as_deref(), options);
         let client = runtime.block_on(connect).context("cannot reach the API server")?;
         Ok(Connection { runtime, client })

@@ -19,8 +19,9 @@ use tower::util::BoxCloneService;
 use tower::{BoxError, ServiceBuilder, ServiceExt};
 use tower_http::decompression::{DecompressionBody, DecompressionLayer};
 
+use crate::source::kube::origin::{Files, Loaded, Origin};
 use crate::source::kube::transport::{self, Gate, Transport};
-use crate::source::kube::{ConnectOptions, Observation};
+use crate::source::kube::{ConnectError, ConnectOptions, Observation};
 
 type Answer = Response<UnsyncBoxBody<Bytes, BoxError>>;
 type Authorized = BoxCloneService<Request<Body>, Response<DecompressionBody<Incoming>>, BoxError>;
@@ -30,23 +31,32 @@ const MAX_REFUSAL_BYTES: usize = 64 << 10;
 
 /// Everything between kube and the connections.
 struct Stack {
+    origin: Origin,
+    /// Replaced when the files change that it was made from.
+    current: Mutex<Arc<Connected>>,
+    /// Held by whoever replaces it.
+    replacing: tokio::sync::Mutex<()>,
+    options: ConnectOptions,
+}
+
+/// What was made from one state of the configuration. Requests that go on keep it.
+struct Connected {
     config: Config,
+    files: Files,
     transport: Transport,
     gate: Gate,
     /// The transport with credentials before it; replaced when they are refused.
     authorized: Mutex<Authorized>,
-    options: ConnectOptions,
     /// Host and port, as metrics call the server.
     host: String,
 }
 
 /// Makes a client. Sends nothing. Needs a tokio runtime.
-pub(super) fn client(config: Config, options: ConnectOptions) -> kube::Result<Client> {
-    let (transport, gate) = transport::transport(&config, &options)?;
-    let authorized = Mutex::new(authorized(&config, &transport)?);
-    let host = config.cluster_url.authority().map_or_else(String::new, ToString::to_string);
-    let namespace = config.default_namespace.clone();
-    let stack = Arc::new(Stack { config, transport, gate, authorized, options, host });
+pub(super) async fn client(origin: Origin, options: ConnectOptions) -> Result<Client, ConnectError> {
+    let connected = Connected::new(&origin, &options).await?;
+    let namespace = connected.config.default_namespace.clone();
+    let current = Mutex::new(Arc::new(connected));
+    let stack = Arc::new(Stack { origin, current, replacing: tokio::sync::Mutex::default(), options });
     let service = tower::service_fn(move |request| {
         let stack = Arc::clone(&stack);
         async move { stack.answer(request).await }
@@ -66,23 +76,64 @@ fn authorized(config: &Config, transport: &Transport) -> kube::Result<Authorized
     Ok(BoxCloneService::new(service.map_err(BoxError::from)))
 }
 
+impl Connected {
+    /// Reads the configuration. Opens no connection.
+    async fn new(origin: &Origin, options: &ConnectOptions) -> Result<Connected, ConnectError> {
+        let Loaded { mut config, proxy, files } = origin.load().await?;
+        if config.cluster_url.scheme_str() == Some("http") {
+            // There will be no TLS, and whether the system has certificates is of no consequence.
+            config.root_cert.get_or_insert_default();
+        }
+        let made = transport::transport(&config, proxy, options);
+        let (transport, gate) = made.map_err(|error| no_authority(&config, origin).unwrap_or_else(|| failed(error)))?;
+        let authorized = authorized(&config, &transport).map_err(failed)?;
+        let host = config.cluster_url.authority().map_or_else(String::new, ToString::to_string);
+        Ok(Connected { config, files, transport, gate, authorized: Mutex::new(authorized), host })
+    }
+
+    /// Reads the token again. kube would use one that was refused for most of a minute more.
+    fn renew_token(&self) {
+        if self.config.auth_info.token_file.is_none() {
+            return;
+        }
+        match authorized(&self.config, &self.transport) {
+            Ok(service) => *self.authorized.lock().unwrap_or_else(PoisonError::into_inner) = service,
+            Err(error) => tracing::warn!(%error, "the token was refused and cannot be read again"),
+        }
+    }
+}
+
+fn failed(error: kube::Error) -> ConnectError {
+    ConnectError::Client(Box::new(error))
+}
+
+/// Whether no client can be made only because nothing says which certificates to believe.
+fn no_authority(config: &Config, origin: &Origin) -> Option<ConnectError> {
+    let missing = config.root_cert.is_none() && !config.accept_invalid_certs;
+    let mut with_none = config.clone();
+    with_none.root_cert = Some(Vec::new());
+    (missing && with_none.rustls_client_config().is_ok()).then(|| ConnectError::NoAuthority(origin.name()))
+}
+
 impl Stack {
     async fn answer(&self, request: Request<Body>) -> Result<Answer, BoxError> {
         let verb = request.method().clone();
         let waited = self.options.limiter.wait().await;
-        self.observe(Observation::Limited { verb: verb.as_str(), host: &self.host, waited });
-        let service = self.authorized.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let connected = self.connected().await;
+        let host = connected.host.as_str();
+        self.observe(Observation::Limited { verb: verb.as_str(), host, waited });
+        let service = connected.authorized.lock().unwrap_or_else(PoisonError::into_inner).clone();
         let started = Instant::now();
         let answer = {
-            let _first = self.gate.enter().await;
+            let _first = connected.gate.enter().await;
             service.oneshot(request).await
         };
         let code = answer.as_ref().ok().map(|answer| answer.status().as_u16());
         let took = started.elapsed();
-        self.observe(Observation::Answered { verb: verb.as_str(), host: &self.host, code, took });
+        self.observe(Observation::Answered { verb: verb.as_str(), host, code, took });
         let answer = answer?;
         if answer.status() == StatusCode::UNAUTHORIZED {
-            self.renew_credentials();
+            connected.renew_token();
         }
         match retry_after(&answer) {
             Some(seconds) => Ok(with_delay(answer, seconds).await),
@@ -96,14 +147,26 @@ impl Stack {
         }
     }
 
-    /// Reads the token again. kube would use one that was refused for most of a minute more.
-    fn renew_credentials(&self) {
-        if self.config.auth_info.token_file.is_none() {
-            return;
+    /// What the next request goes through. When a file has changed this is a new connection with what it says now; the old one
+    /// ends with the watches on it, in five minutes at the latest. What cannot be used, as a certificate whose key is still to be
+    /// written, changes nothing and is tried again with the next request.
+    async fn connected(&self) -> Arc<Connected> {
+        let _alone = self.replacing.lock().await;
+        let current = Arc::clone(&self.current.lock().unwrap_or_else(PoisonError::into_inner));
+        if !current.files.changed() {
+            return current;
         }
-        match authorized(&self.config, &self.transport) {
-            Ok(service) => *self.authorized.lock().unwrap_or_else(PoisonError::into_inner) = service,
-            Err(error) => tracing::warn!(%error, "the token was refused and cannot be read again"),
+        match Connected::new(&self.origin, &self.options).await {
+            Ok(connected) => {
+                tracing::info!("the kubeconfig or a file that it names has changed and is in use");
+                let connected = Arc::new(connected);
+                *self.current.lock().unwrap_or_else(PoisonError::into_inner) = Arc::clone(&connected);
+                connected
+            }
+            Err(error) => {
+                tracing::warn!(%error, "the kubeconfig or a file that it names has changed and cannot be used");
+                current
+            }
         }
     }
 }

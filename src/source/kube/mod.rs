@@ -9,6 +9,8 @@ mod client;
 pub mod events;
 mod kinds;
 mod limit;
+mod origin;
+mod proxy;
 mod transport;
 mod watch;
 
@@ -17,13 +19,15 @@ use std::sync::mpsc::Sender;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use kube::config::{InClusterError, KubeConfigOptions, Kubeconfig, KubeconfigError};
-use kube::{Client, Config};
+use kube::Client;
+use kube::config::{InClusterError, KubeconfigError};
 
 use crate::model::convert::Interner;
 use crate::source::Event;
 use kinds::{Nodes, Services, Slices};
 pub use limit::Limiter;
+use origin::Origin;
+pub use proxy::Proxies;
 use watch::Watch;
 
 /// How patient the watches are. The default is right for everything but tests.
@@ -93,6 +97,8 @@ pub struct ConnectOptions {
     pub limiter: Limiter,
     /// Who hears of requests.
     pub observer: Option<Observer>,
+    /// The proxies of the environment.
+    pub proxies: Proxies,
     /// How often an HTTP/2 connection is asked whether it lives; client-go's value.
     pub ping_interval: Duration,
     /// How long its answer may take; client-go's value.
@@ -104,6 +110,7 @@ impl Default for ConnectOptions {
         ConnectOptions {
             limiter: Limiter::unlimited(),
             observer: None,
+            proxies: Proxies::default(),
             ping_interval: Duration::from_secs(30),
             ping_timeout: Duration::from_secs(15),
         }
@@ -127,9 +134,15 @@ pub enum ConnectError {
     /// The address of the API server is not one.
     #[error("{0:?} is not the address of an API server")]
     Master(String),
-    /// The configuration or the environment names a proxy.
-    #[error("the API server is to be reached through the proxy {0}, which is not supported")]
+    /// The kubeconfig or the environment names a proxy that is none, or of a kind that is not supported.
+    #[error("the API server is to be reached through the proxy {0:?}: only proxies with http:// are supported")]
     Proxy(String),
+    /// Nothing says which certificates to believe.
+    #[error(
+        "{0} names no certificate-authority for the API server, and this system has no certificates of its own: set \
+         certificate-authority or certificate-authority-data, or install the system's CA certificates"
+    )]
+    NoAuthority(String),
     /// No TLS, no credentials, or similar.
     #[error("cannot make a client for the API server: {0}")]
     Client(Box<kube::Error>),
@@ -137,45 +150,14 @@ pub enum ConnectError {
 
 /// Makes a client from a kubeconfig, or from the service account of the pod if there is none. `master` is the
 /// address of the API server and goes before what the kubeconfig says; alone, it is used without credentials.
-/// Sends nothing: whether the server can be reached is found out by the watches. Needs a tokio runtime.
+/// Files that they name are read again when they change, at the next request. Sends nothing: whether the server can be reached is found out by the watches. Needs a tokio runtime.
 pub async fn connect(
     kubeconfig: Option<&Path>,
     master: Option<&str>,
     options: ConnectOptions,
 ) -> Result<Client, ConnectError> {
-    let mut config = match (kubeconfig, master) {
-        (Some(path), _) => read_kubeconfig(path)
-            .await
-            .map_err(|source| ConnectError::Kubeconfig { path: path.to_owned(), source: Box::new(source) })?,
-        (None, Some(master)) => Config::new(with_scheme(master, "http").parse().map_err(|_| bad_master(master))?),
-        (None, None) => Config::incluster()?,
-    };
-    if let Some(master) = master {
-        let scheme = config.cluster_url.scheme_str().unwrap_or("https").to_owned();
-        config.cluster_url = with_scheme(master, &scheme).parse().map_err(|_| bad_master(master))?;
-    }
-    if let (Ok(name), Ok(value)) = ("user-agent".parse(), USER_AGENT.parse()) {
-        config.headers.push((name, value));
-    }
-    if let Some(proxy) = &config.proxy_url {
-        return Err(ConnectError::Proxy(proxy.authority().map_or_else(String::new, ToString::to_string)));
-    }
-    client::client(config, options).map_err(|error| ConnectError::Client(Box::new(error)))
-}
-
-/// Who asks, in the API server's audit log.
-const USER_AGENT: &str = concat!("portolan/", env!("CARGO_PKG_VERSION"), " (linux)");
-
-async fn read_kubeconfig(path: &Path) -> Result<Config, KubeconfigError> {
-    Config::from_custom_kubeconfig(Kubeconfig::read_from(path)?, &KubeConfigOptions::default()).await
-}
-
-fn with_scheme(master: &str, scheme: &str) -> String {
-    if master.contains("://") { master.to_owned() } else { format!("{scheme}://{master}") }
-}
-
-fn bad_master(master: &str) -> ConnectError {
-    ConnectError::Master(master.to_owned())
+    let origin = Origin::new(kubeconfig, master, options.proxies.clone());
+    client::client(origin, options).await
 }
 
 /// Watches Services, EndpointSlices and the Node of this name, and sends what they report, until nobody listens

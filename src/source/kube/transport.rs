@@ -9,7 +9,9 @@ use std::time::Duration;
 use hyper::rt::{Read, ReadBufCursor, Write};
 use hyper_rustls::{FixedServerNameResolver, HttpsConnector, HttpsConnectorBuilder, MaybeHttpsStream};
 use hyper_util::client::legacy;
+use hyper_util::client::legacy::connect::proxy::Tunnel;
 use hyper_util::client::legacy::connect::{Connected, Connection, HttpConnector};
+use hyper_util::client::proxy::matcher::Intercept;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use kube::Config;
 use kube::client::{Body, ConfigExt};
@@ -34,7 +36,11 @@ const SHARE_WITHIN: Duration = Duration::from_secs(1);
 const WINDOWS: (u32, u32) = (512 << 10, 2 << 20);
 
 /// The transport for a configuration, and the gate before it.
-pub(super) fn transport(config: &Config, options: &ConnectOptions) -> kube::Result<(Transport, Gate)> {
+pub(super) fn transport(
+    config: &Config,
+    proxy: Option<Intercept>,
+    options: &ConnectOptions,
+) -> kube::Result<(Transport, Gate)> {
     let mut tcp = HttpConnector::new();
     tcp.enforce_http(false);
     tcp.set_nodelay(true);
@@ -42,6 +48,7 @@ pub(super) fn transport(config: &Config, options: &ConnectOptions) -> kube::Resu
     tcp.set_keepalive(Some(TCP_PROBE.0));
     tcp.set_keepalive_interval(Some(TCP_PROBE.1));
     tcp.set_tcp_user_timeout(Some(TCP_DEAD_AFTER));
+    let tcp = Tcp { tunnel: proxy.map(|proxy| tunnel(&proxy, tcp.clone())), direct: tcp };
     let mut tls = HttpsConnectorBuilder::new().with_tls_config(config.rustls_client_config()?).https_or_http();
     if let Some(name) = &config.tls_server_name
         && let Ok(name) = name.clone().try_into()
@@ -59,6 +66,41 @@ pub(super) fn transport(config: &Config, options: &ConnectOptions) -> kube::Resu
         .http2_keep_alive_while_idle(true)
         .build(connector);
     Ok((client, gate))
+}
+
+fn tunnel(proxy: &Intercept, tcp: HttpConnector) -> Tunnel<HttpConnector> {
+    let tunnel = Tunnel::new(proxy.uri().clone(), tcp);
+    match proxy.basic_auth() {
+        Some(password) => tunnel.with_auth(password.clone()),
+        None => tunnel,
+    }
+}
+
+/// TCP to the server, through a proxy if there is one.
+#[derive(Clone)]
+pub(super) struct Tcp {
+    direct: HttpConnector,
+    tunnel: Option<Tunnel<HttpConnector>>,
+}
+
+impl tower::Service<http::Uri> for Tcp {
+    type Response = TokioIo<TcpStream>;
+    type Error = tower::BoxError;
+    type Future = Pin<Box<dyn Future<Output = Result<Self::Response, Self::Error>> + Send>>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), tower::BoxError>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, uri: http::Uri) -> Self::Future {
+        let Tcp { direct, tunnel } = self.clone();
+        Box::pin(async move {
+            match tunnel {
+                Some(tunnel) => Ok(tokio::time::timeout(CONNECT_WITHIN, tunnel.oneshot(uri)).await??),
+                None => Ok(direct.oneshot(uri).await?),
+            }
+        })
+    }
 }
 
 /// Lets the first request alone until it is answered. Only a connection that stands can say that it is HTTP/2, so
@@ -87,7 +129,7 @@ impl Gate {
 /// Opens connections and counts those that are open.
 #[derive(Clone)]
 pub(super) struct Connector {
-    https: HttpsConnector<HttpConnector>,
+    https: HttpsConnector<Tcp>,
     open: Arc<AtomicUsize>,
 }
 
