@@ -45,12 +45,15 @@ fn a_small_benchmark_measures_every_scenario_and_leaves_the_rules_of_this_namesp
     let directory = tempfile::tempdir().unwrap();
     let json = directory.path().join("report.json");
     let rules = own_rules();
-    let arguments = "--modes iptables --services 10,100 --repeat 1 --duration 300ms --changes 6 --json";
-    let output = bench(arguments).arg(&json).output().unwrap();
+    let html = directory.path().join("report.html");
+    let arguments = "--modes iptables --services 10,100 --repeat 1 --duration 300ms --changes 6";
+    let output = bench(arguments).arg("--json").arg(&json).arg("--html").arg(&html).output().unwrap();
     let (said, told) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
     assert!(output.status.success(), "{told}");
     assert_eq!(own_rules(), rules);
 
+    let page = fs::read_to_string(&html).unwrap();
+    assert!(page.matches("<figure>").count() > 8 && page.matches("<circle").count() > 20, "{page}");
     let report: Report = serde_json::from_str(&fs::read_to_string(&json).unwrap()).unwrap();
     let modes = report.modes();
     assert!(!modes.is_empty() && !modes.contains(&Mode::Ipvs), "{modes:?}, {:?}", report.skipped);

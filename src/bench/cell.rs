@@ -1,6 +1,6 @@
 //! One run: one mode with one number of Services, in a process of its own.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::net::Ipv4Addr;
 use std::os::fd::OwnedFd;
 use std::sync::mpsc;
@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 use crate::backend::Backend;
 use crate::bench::BenchError;
 use crate::bench::fleet::Fleet;
-use crate::bench::plan::{Effort, Mode, Order, Scenario};
+use crate::bench::plan::{Effort, Mode, Order, Scenario, Tools};
 use crate::bench::report::{Reading, Unit, readings_of};
 use crate::bench::traffic::{self, KeepAlive, Places};
 use crate::bench::world::{World, pod_network};
@@ -21,7 +21,7 @@ use crate::iptables::names;
 use crate::ipvs::{IpvsBackend, IpvsSettings};
 use crate::kernel::{ErrorKind, FoundChain, Kernel, KernelError, Table, TableId};
 use crate::linux::{self, LinuxKernel, Variant, scratch, usage};
-use crate::model::Change;
+use crate::model::{Change, Objects};
 use crate::net::{IpFamily, PerFamily};
 use crate::sync::clock::{Clock, SystemClock};
 use crate::sync::{Engine, Options, SyncReport};
@@ -59,6 +59,10 @@ pub fn run(order: &str, say: impl FnMut(Message)) -> Result<(), BenchError> {
         }
     };
     let Some(services) = order.services else {
+        if let Err(error) = cell.prove() {
+            (cell.say)(Message::Unable(error.to_string()));
+            return Ok(());
+        }
         let version = cell.engine.kernel().tools().version(IpFamily::V4);
         let version =
             version.map_or_else(|| "unknown".to_owned(), |parts| parts.map(|part| part.to_string()).join("."));
@@ -85,12 +89,19 @@ struct Cell<S> {
 impl<S: FnMut(Message)> Cell<S> {
     /// The error is the reason why the mode does not work here.
     fn new(order: &Order, world: World, say: S) -> Result<Cell<S>, (KernelError, S)> {
-        match engine(order.mode) {
+        match engine(order.mode, order.tools) {
             Ok((engine, lock)) => {
                 Ok(Cell { engine, world, say, readings: Vec::new(), generations: HashMap::new(), _lock: lock })
             }
             Err(error) => Err((error, say)),
         }
+    }
+
+    /// Programs an empty cluster: what the kernel is asked for first does not show all that is missing.
+    fn prove(&mut self) -> Result<(), BenchError> {
+        let empty = [Objects::Services(HashSet::new()), Objects::Slices(HashSet::new()), Objects::Node];
+        empty.into_iter().for_each(|objects| self.engine.apply(Change::Complete(objects)));
+        self.sync().map(drop)
     }
 
     fn measure(&mut self, fleet: Fleet, order: &Order) -> Result<(), BenchError> {
@@ -284,14 +295,13 @@ fn scattered(number: u32, fleet: Fleet) -> u32 {
 }
 
 /// An engine over the kernel of the calling thread's namespace, and the lock of its tools.
-fn engine(mode: Mode) -> Result<(Engine<LinuxKernel, SystemClock>, OwnedFd), KernelError> {
+fn engine(mode: Mode, tools: Tools) -> Result<(Engine<LinuxKernel, SystemClock>, OwnedFd), KernelError> {
     let (lock, environment) = scratch::private_lock()?;
     let families = PerFamily { v4: true, v6: false };
-    let variant = match mode {
-        Mode::IptablesNft => Some(Variant::Nft),
-        Mode::IptablesLegacy => Some(Variant::Legacy),
-        Mode::Ipvs => None,
-    };
+    let variant = Some(match tools {
+        Tools::Nft => Variant::Nft,
+        Tools::Legacy => Variant::Legacy,
+    });
     let environment = vec![environment];
     let kernel = LinuxKernel::new(linux::Options { variant, families, environment, ..linux::Options::default() })?;
     let backend: Box<dyn Backend> = match mode {

@@ -5,13 +5,15 @@
 //! names ([`world`]), programs them with the real engine and the real kernel layer, and ends with them: the node's rules are never
 //! touched and there is nothing to clean up.
 //!
-//! Pure: [`plan`] (what is measured, in which order), [`fleet`] (the cluster), [`stats`], [`report`] (readings become figures), [`table`].
+//! Pure: [`plan`] (what is measured, in which order), [`fleet`] (the cluster), [`stats`], [`report`] (readings become figures), [`table`], [`plot`], [`html`].
 //! Effects: [`cell`], [`world`], [`traffic`], [`facts`], [`run()`].
 
 pub mod cell;
 pub mod facts;
 pub mod fleet;
+pub mod html;
 pub mod plan;
+pub mod plot;
 pub mod report;
 mod run;
 pub mod stats;

@@ -12,7 +12,7 @@ pub enum Mode {
     IptablesNft,
     /// iptables mode with `iptables-legacy`.
     IptablesLegacy,
-    /// IPVS mode, with whichever iptables the node uses for its few rules.
+    /// IPVS mode, with whichever iptables the node uses for its few rules, or the other one where that does not work.
     Ipvs,
 }
 
@@ -29,11 +29,41 @@ impl Mode {
         }
     }
 
+    /// The tools that it can be measured with, the first that work. `node`: those that the rest of the node uses.
+    pub fn tools(self, node: Tools) -> Vec<Tools> {
+        match (self, node) {
+            (Mode::IptablesNft, _) => vec![Tools::Nft],
+            (Mode::IptablesLegacy, _) => vec![Tools::Legacy],
+            (Mode::Ipvs, Tools::Nft) => vec![Tools::Nft, Tools::Legacy],
+            (Mode::Ipvs, Tools::Legacy) => vec![Tools::Legacy, Tools::Nft],
+        }
+    }
+
     /// The modes that a word stands for: one, or both variants for `iptables`.
     pub fn parse(word: &str) -> Option<Vec<Mode>> {
         match word {
             "iptables" => Some(vec![Mode::IptablesNft, Mode::IptablesLegacy]),
             _ => Mode::ALL.into_iter().find(|mode| mode.as_str() == word).map(|mode| vec![mode]),
+        }
+    }
+}
+
+/// Which iptables programs are used.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Tools {
+    /// `iptables-nft` and its kin.
+    Nft,
+    /// `iptables-legacy` and its kin.
+    Legacy,
+}
+
+impl Tools {
+    /// As it is written in reports.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Tools::Nft => "nft",
+            Tools::Legacy => "legacy",
         }
     }
 }
@@ -160,6 +190,8 @@ pub struct Order {
     pub parent: i32,
     /// The mode to measure.
     pub mode: Mode,
+    /// The tools to use.
+    pub tools: Tools,
     /// With so many Services; `None`: only say whether this kernel can do the mode.
     pub services: Option<u32>,
     /// How much is measured.
@@ -186,6 +218,8 @@ mod tests {
             assert_eq!(serde_json::to_value(scenario).unwrap(), scenario.as_str());
         }
         assert_eq!(Mode::parse("iptables").unwrap(), [Mode::IptablesNft, Mode::IptablesLegacy]);
+        assert_eq!(Mode::Ipvs.tools(Tools::Legacy), [Tools::Legacy, Tools::Nft]);
+        assert_eq!(Mode::IptablesNft.tools(Tools::Legacy), [Tools::Nft]);
         assert_eq!((Mode::parse("nftables"), Scenario::parse("")), (None, None));
     }
 

@@ -151,7 +151,7 @@ pub struct Report {
     pub plan: Plan,
     /// The machine.
     pub facts: Facts,
-    /// The version of iptables that each measured mode used.
+    /// The version and variant of iptables that each measured mode used.
     pub iptables: BTreeMap<Mode, String>,
     /// Modes that were asked for and could not be measured.
     pub skipped: Vec<Skipped>,

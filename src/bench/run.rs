@@ -7,12 +7,12 @@ use std::time::Duration;
 use crate::bench::cell::Message;
 use crate::bench::facts::Facts;
 use crate::bench::fleet::Fleet;
-use crate::bench::plan::{Mode, Order, Plan};
+use crate::bench::plan::{Mode, Order, Plan, Tools};
 use crate::bench::report::{Calibration, Reading, Report, Skipped, figures};
 use crate::bench::stats::{quantile, sorted};
 use crate::kernel::KernelError;
 use crate::linux::command::{self, CommandError, Invocation};
-use crate::linux::scratch;
+use crate::linux::{Variant, scratch};
 use crate::sync::clock::{Clock, SystemClock};
 
 /// This program, whatever has become of its file.
@@ -76,8 +76,8 @@ pub fn run(plan: &Plan, mut progress: impl FnMut(&str)) -> Result<Report, BenchE
     }
     let (started, began) = (SystemClock.wall(), SystemClock.now());
     let facts = Facts::read();
-    let (iptables, skipped) = probe(plan, &mut progress)?;
-    let modes: Vec<Mode> = plan.modes.iter().copied().filter(|mode| iptables.contains_key(mode)).collect();
+    let (able, skipped) = probe(plan, &mut progress)?;
+    let modes: Vec<Mode> = plan.modes.iter().copied().filter(|mode| able.contains_key(mode)).collect();
     if modes.is_empty() {
         let whys: Vec<&str> = skipped.iter().map(|skipped| skipped.why.as_str()).collect();
         return Err(BenchError::NoMode(whys.join("; ")));
@@ -86,7 +86,8 @@ pub fn run(plan: &Plan, mut progress: impl FnMut(&str)) -> Result<Report, BenchE
     let (mut calibration, mut done) = (Vec::new(), Vec::new());
     for (at, run) in runs.iter().enumerate() {
         calibration.extend(calibrate());
-        let order = order(plan, run.mode, Some(run.services));
+        let Some((tools, _)) = able.get(&run.mode) else { continue };
+        let order = order(plan, run.mode, *tools, Some(run.services));
         let title = format!("[{}/{}] {}", at + 1, runs.len(), title(&order));
         let readings = measure(&order, |what| progress(&format!("{title}: {what}")))?;
         done.push((*run, readings));
@@ -98,15 +99,18 @@ pub fn run(plan: &Plan, mut progress: impl FnMut(&str)) -> Result<Report, BenchE
         took: (SystemClock.now() - began).as_secs_f64(),
         plan: plan.clone(),
         facts,
-        iptables,
+        iptables: able
+            .into_iter()
+            .map(|(mode, (tools, version))| (mode, format!("{version} ({})", tools.as_str())))
+            .collect(),
         skipped,
         calibration: Calibration::of(calibration),
         figures: figures(&done),
     })
 }
 
-fn order(plan: &Plan, mode: Mode, services: Option<u32>) -> Order {
-    Order { parent: scratch::own_process(), mode, services, effort: plan.effort.clone() }
+fn order(plan: &Plan, mode: Mode, tools: Tools, services: Option<u32>) -> Order {
+    Order { parent: scratch::own_process(), mode, tools, services, effort: plan.effort.clone() }
 }
 
 fn title(order: &Order) -> String {
@@ -114,19 +118,32 @@ fn title(order: &Order) -> String {
     order.services.map_or_else(|| mode.to_owned(), |services| format!("{mode}, {services} Services"))
 }
 
-/// Which modes work here, with which version of iptables, and why the others do not.
-fn probe(plan: &Plan, progress: &mut impl FnMut(&str)) -> Result<(BTreeMap<Mode, String>, Vec<Skipped>), BenchError> {
+/// The tools and their version with which each mode works.
+type Able = BTreeMap<Mode, (Tools, String)>;
+
+/// Which modes work here, and why the others do not.
+fn probe(plan: &Plan, progress: &mut impl FnMut(&str)) -> Result<(Able, Vec<Skipped>), BenchError> {
+    let node = match Variant::detect(&[]) {
+        Variant::Nft => Tools::Nft,
+        Variant::Legacy => Tools::Legacy,
+    };
     let (mut able, mut skipped) = (BTreeMap::new(), Vec::new());
     for mode in plan.modes.iter().copied() {
-        for message in carry_out(&order(plan, mode, None), |_| {})? {
-            match message {
-                Message::Able(version) => drop(able.insert(mode, version)),
-                Message::Unable(why) => {
-                    progress(&format!("{} is left out: {why}", mode.as_str()));
-                    skipped.push(Skipped { mode, why });
-                }
-                Message::Progress(_) | Message::Readings(_) => {}
+        let mut why = None;
+        for tools in mode.tools(node) {
+            match carry_out(&order(plan, mode, tools, None), |_| {})?.pop() {
+                Some(Message::Able(version)) => drop(able.insert(mode, (tools, version))),
+                Some(Message::Unable(reason)) => drop(why.get_or_insert(reason)),
+                _ => {}
             }
+            if able.contains_key(&mode) {
+                break;
+            }
+        }
+        if !able.contains_key(&mode) {
+            let why = why.unwrap_or_else(|| "its process said nothing".to_owned());
+            progress(&format!("{} is left out: {why}", mode.as_str()));
+            skipped.push(Skipped { mode, why });
         }
     }
     Ok((able, skipped))

@@ -9,7 +9,7 @@ use clap::builder::PossibleValuesParser;
 
 use crate::bench::plan::{Effort, Mode, Plan, Scenario};
 use crate::bench::report::Report;
-use crate::bench::{self, cell, table};
+use crate::bench::{self, cell, html, table};
 use crate::config::duration::{GoDuration, parse_duration};
 
 /// Both variants of iptables.
@@ -50,6 +50,9 @@ pub(super) struct BenchFlags {
     /// Write everything that was measured to this file, as JSON
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
+    /// Write a report with plots to this file: one HTML page that needs nothing else
+    #[arg(long, value_name = "FILE")]
+    html: Option<PathBuf>,
 }
 
 /// Measures, and prints a table. Progress goes to standard error.
@@ -68,6 +71,9 @@ fn write_files(flags: &BenchFlags, report: &Report) -> anyhow::Result<()> {
     if let Some(path) = &flags.json {
         let text = serde_json::to_string_pretty(report)?;
         std::fs::write(path, text + "\n").with_context(|| path.display().to_string())?;
+    }
+    if let Some(path) = &flags.html {
+        std::fs::write(path, html::html(report)).with_context(|| path.display().to_string())?;
     }
     Ok(())
 }
