@@ -22,7 +22,7 @@ use crate::model::Change;
 use crate::net::PerFamily;
 use crate::source::{Event, manifests};
 use crate::sync::clock::{Clock, SystemClock};
-use crate::sync::{ContextOf, Engine, Options, SyncReport};
+use crate::sync::{ContextOf, Engine, NodeNeeds, Options, SyncReport};
 
 /// How long to wait for the API server's lists.
 const LIST_TIMEOUT: Duration = Duration::from_secs(120);
@@ -33,6 +33,9 @@ pub(super) fn sync_once(flags: &Flags, dry_run: bool) -> anyhow::Result<()> {
     let prepare = if dry_run { Prepare::No } else { Prepare::Yes };
     let (kernel, facts) = start::kernel(&settings, prepare)?;
     let changes = changes(flags, &settings, &facts)?;
+    if run::node_needs(flags.manifests.as_deref(), &settings) == NodeNeeds::PodCidrs && !have_pod_cidrs(&changes) {
+        bail!("the Node {} has no pod CIDRs, and detectLocalMode NodeCIDR needs them", facts.node_name);
+    }
     let options = engine_options(&settings, kernel.tools().variant());
     let addresses = run::addresses(&kernel, &facts)?;
     if dry_run {
@@ -55,6 +58,11 @@ pub(super) fn sync_once(flags: &Flags, dry_run: bool) -> anyhow::Result<()> {
         observer::log_report(&report);
     }
     finish(&report)
+}
+
+/// Whether the Node is there and has any.
+fn have_pod_cidrs(changes: &[Change]) -> bool {
+    changes.iter().any(|change| matches!(change, Change::Node(node) if !node.pod_cidrs.is_empty()))
 }
 
 /// How the engine treats this variant of iptables.

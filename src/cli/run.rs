@@ -37,7 +37,7 @@ use crate::source::kube::events::{ClusterEvent, Recorder};
 use crate::sync::clock::{Clock, SystemClock};
 use crate::sync::{Message, NodeNeeds, Options, POD_CIDRS_WITHIN, Runner, Schedule};
 
-pub(super) use source::Connection;
+pub(super) use source::{Connection, node_needs};
 
 /// Runs until SIGTERM or SIGINT. What is programmed stays.
 pub(super) fn run(flags: &Flags) -> anyhow::Result<()> {
@@ -128,7 +128,7 @@ impl Daemon {
             heard: false,
         };
         let configuration = watch_configuration(flags, waker)?;
-        let node_needs = source::node_needs(flags.manifests.as_deref(), settings);
+        let node_needs = node_needs(flags.manifests.as_deref(), settings);
         let sync = spawn_sync(settings, kernel, facts, inbox, node_needs, announcer, waker.vital("sync"))?;
         recorder.record(ClusterEvent::starting(&node_name));
         let told = Told { to_sync: to_sync.clone(), metrics, health };

@@ -35,7 +35,7 @@ pub(super) fn recorder(flags: &Flags) -> (Recorder, Option<Outbox>) {
 }
 
 /// What has to be known of the Node before the first sync. Manifests say at once all that they have to say.
-pub(super) fn node_needs(manifests: Option<&str>, settings: &Settings) -> NodeNeeds {
+pub(in crate::cli) fn node_needs(manifests: Option<&str>, settings: &Settings) -> NodeNeeds {
     match (manifests, &settings.detect_local) {
         (Some(_), _) => NodeNeeds::Nothing,
         (None, DetectLocal::NodeCidr) => NodeNeeds::PodCidrs,
