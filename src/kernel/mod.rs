@@ -25,7 +25,7 @@ pub use conntrack::Conntrack;
 pub use flow::{Flow, FlowEnd, FlowQuery};
 pub use item::{Connections, ItemClaims, ItemDump, ItemKey, ItemKind, ItemState, RealKey, VirtualKey, VirtualServer};
 pub use op::{ErrorKind, KernelError, Op};
-pub use packed::PackedChain;
+pub use packed::{PackedChain, PackedItem};
 pub use rule::Rule;
 pub use rule_text::{Parsed, RuleParseError};
 pub use set::{Element, SetKey, SetKind, SetName};

@@ -7,8 +7,9 @@ use crate::model::ServiceName;
 use crate::net::{IpFamily, PerFamily};
 use crate::sync::clock::Clock;
 use crate::sync::engine::{Engine, Run};
+use crate::sync::item_plan::{PlannedItem, Room};
 use crate::sync::owner::OwnerId;
-use crate::sync::program::{OwnedOp, Plan, Plans, Programmer, Suspicion, plan_owner};
+use crate::sync::program::{Plan, Plans, Programmer, Suspicion, plan_owner};
 
 /// How often the hand-over from another mode is put off since the kernel does not take something of a Service.
 const PATIENCE: u32 = 5;
@@ -86,19 +87,19 @@ impl<K: Kernel, C: Clock> Engine<K, C> {
     fn commit(&mut self, mut plans: Plans, quarantined: &HashSet<OwnerId>, hands_over: PerFamily<bool>, run: &mut Run) {
         plans.items.finish(&self.ledger.items, &self.context.node_name);
         let (items, mut chains) = (plans.items, plans.families);
-        self.commit_items(items.entries, &failed(run), run);
+        self.commit_items(items.entries, &items.room, &failed(run), run);
         for family in IpFamily::ALL.into_iter().filter(|family| !hands_over[*family]) {
             self.commit_chains(family, std::mem::take(&mut chains[family]), quarantined, run);
         }
         let unguarded = failed(run);
-        self.commit_items(items.servers, &unguarded, run);
+        self.commit_items(items.servers, &items.room, &unguarded, run);
         for family in IpFamily::ALL.into_iter().filter(|family| hands_over[*family]) {
             self.hand_over(family, std::mem::take(&mut chains[family]), quarantined, run);
         }
         // What goes does not depend on what was to come, but the last part tells whose the first one is.
-        let mut held = self.commit_items(items.removals, &Held::default(), run);
+        let mut held = self.commit_items(items.removals, &items.room, &Held::default(), run);
         IpFamily::ALL.iter().for_each(|family| held[*family].extend(&unguarded[*family]));
-        self.commit_items(items.entry_removals, &held, run);
+        self.commit_items(items.entry_removals, &items.room, &held, run);
     }
 
     /// Swaps the rules of another mode for those of this one, and removes what is left of the former when the latter stand. If not
@@ -123,12 +124,12 @@ impl<K: Kernel, C: Clock> Engine<K, C> {
     }
 
     /// Returns who failed.
-    fn commit_items(&mut self, mut ops: Vec<OwnedOp>, held: &Held, run: &mut Run) -> Held {
-        ops.retain(|owned| {
-            let mut families = crate::sync::items::families_of(&owned.op).filter(|family| self.may_write(*family, run));
-            families.any(|family| !held[family].contains(&owned.owner))
+    fn commit_items(&mut self, mut planned: Vec<PlannedItem>, room: &Room, held: &Held, run: &mut Run) -> Held {
+        planned.retain(|item| {
+            let mut families = item.families().filter(|family| self.may_write(*family, run));
+            families.any(|family| !held[family].contains(&item.owner))
         });
-        self.programmer(run, &HashSet::new()).commit_items(ops)
+        self.programmer(run, &HashSet::new()).commit_items(planned, room)
     }
 
     /// Whether a family's chains are those of a mode that serves without items, while this one serves with them.

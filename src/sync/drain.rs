@@ -124,7 +124,7 @@ impl<K: Kernel, C: Clock> Engine<K, C> {
         let servers: Vec<VirtualKey> = owner
             .items
             .iter()
-            .filter_map(|key| if let ItemKey::VirtualServer(server) = key { Some(*server) } else { None })
+            .filter_map(|key| if let ItemKey::VirtualServer(server) = key { Some(server) } else { None })
             .filter(|server| self.drains.servers.contains_key(server))
             .collect();
         let now = self.clock.now();
@@ -150,12 +150,11 @@ impl<K: Kernel, C: Clock> Engine<K, C> {
     fn begin_drains(&mut self, id: OwnerId) {
         let items = &self.ledger.items;
         let Some(owner) = self.owners.get_mut(id) else { return };
-        if !owner.items.iter().any(|key| items.drains(key)) {
+        if !owner.items.iter().any(|key| items.drains(&key)) {
             return;
         }
-        let (leaving, rest): (Vec<ItemKey>, _) =
-            std::mem::take(&mut owner.items).into_iter().partition(|key| items.drains(key));
-        owner.items = rest;
+        let leaving: Vec<ItemKey> = owner.items.iter().filter(|key| items.drains(key)).collect();
+        owner.items.retain(|key| !items.drains(key));
         let now = self.clock.now();
         for key in leaving {
             let ItemKey::RealServer(real) = key else { continue };
@@ -163,7 +162,7 @@ impl<K: Kernel, C: Clock> Engine<K, C> {
             self.ledger.items.want(&key, OwnerId::DRAINS, ItemState::Weight(0));
             self.drains.begin(real, deadline, now);
             if let Some(owner) = self.owners.get_mut(OwnerId::DRAINS) {
-                owner.items.push(key);
+                owner.items.push(&key);
             }
         }
     }

@@ -142,7 +142,7 @@ impl Ledger {
         owners.get(id).is_none_or(|owner| {
             owner.chains.iter().all(|chain| self.chains.pending(&chain).is_none())
                 && owner.rules.iter().all(|rule| self.rules.pending(rule).is_none())
-                && owner.items.iter().all(|item| self.items.settled(item))
+                && owner.items.iter().all(|item| self.items.settled(&item))
         })
     }
 

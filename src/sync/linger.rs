@@ -102,14 +102,14 @@ impl<K: Kernel, C: Clock> Engine<K, C> {
         }
         let found = std::mem::take(&mut strays.items);
         let Some(drains) = self.owners.get_mut(OwnerId::DRAINS) else { return };
-        drains.items.extend(found);
+        found.iter().for_each(|key| drains.items.push(&key));
         // All of it once more: what the other family had no need of this one may need, as the link.
-        for key in &drains.items {
-            if let Some(state) = self.ledger.items.known(key) {
-                self.ledger.items.want(key, OwnerId::DRAINS, state);
+        for key in drains.items.iter() {
+            if let Some(state) = self.ledger.items.known(&key) {
+                self.ledger.items.want(&key, OwnerId::DRAINS, state);
             }
         }
-        let is_real = |key: &&ItemKey| matches!(key, ItemKey::RealServer(_));
+        let is_real = |key: &ItemKey| matches!(key, ItemKey::RealServer(_));
         self.lingering.count = drains.items.iter().filter(is_real).count();
         self.lingering.look = Some(self.clock.now());
         (self.lingering.wait, self.lingering.put_off) = (FIRST_WAIT, 0);
@@ -128,7 +128,8 @@ impl<K: Kernel, C: Clock> Engine<K, C> {
             self.lingering.put_off += 1;
             return;
         }
-        let items = self.owners.get(OwnerId::DRAINS).map(|drains| drains.items.clone()).unwrap_or_default();
+        let drains = self.owners.get(OwnerId::DRAINS);
+        let items: Vec<ItemKey> = drains.map(|drains| drains.items.iter().collect()).unwrap_or_default();
         let servers: Vec<VirtualKey> = items
             .iter()
             .filter_map(|key| if let ItemKey::VirtualServer(server) = key { Some(*server) } else { None })

@@ -19,6 +19,8 @@ mod drain;
 mod engine;
 mod figures;
 mod flows;
+mod item_plan;
+mod item_table;
 mod items;
 mod ledger;
 mod linger;

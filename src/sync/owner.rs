@@ -5,11 +5,12 @@ use std::time::Instant;
 
 use foldhash::fast::RandomState;
 
-use crate::kernel::{ItemKey, KernelError, RuleKey};
+use crate::kernel::{KernelError, RuleKey};
 use crate::model::ServiceName;
 use crate::net::PerFamily;
 use crate::sync::chains::ChainList;
 use crate::sync::flows::UdpFrontends;
+use crate::sync::item_table::ItemList;
 
 /// A small number that stands for an owner as long as he owns anything. Of several who want the same object the first decides
 /// how it is.
@@ -49,7 +50,7 @@ pub(crate) struct Owner {
     /// Rules in shared and host chains, likewise.
     pub(crate) rules: Vec<RuleKey>,
     /// Items, likewise.
-    pub(crate) items: Vec<ItemKey>,
+    pub(crate) items: ItemList,
     /// Set while something of his could not be programmed.
     pub(crate) retry: Option<Box<Retry>>,
     /// The UDP addresses of the Service and who may answer there; `None`: it has none.

@@ -8,7 +8,7 @@ use std::time::Duration;
 use crate::kernel::{ChainBody, ChainKey, ErrorKind, Kernel, KernelError, Op, Placement, RuleKey};
 use crate::net::{IpFamily, PerFamily};
 use crate::sync::clock::Clock;
-use crate::sync::items::{ItemPlan, families_of};
+use crate::sync::item_plan::{ItemPlan, PlannedItem, Room, operation};
 use crate::sync::ledger::{ChainState, Ledger, RuleCounts, rules_written};
 use crate::sync::owner::{Owner, OwnerId};
 use crate::sync::tracked::Pending;
@@ -425,54 +425,51 @@ impl<K: Kernel, C: Clock> Programmer<'_, K, C> {
         vec![second, first]
     }
 
-    /// Carries out operations on items in their order. Each stands for itself: the others of its owner are not held back here.
-    /// Returns who failed.
-    pub(crate) fn commit_items(&mut self, ops: Vec<OwnedOp>) -> PerFamily<BTreeSet<OwnerId>> {
+    /// Carries out what is pending for items, in this order. Each operation stands for itself: the others of its owner are not held
+    /// back here. Returns who failed.
+    pub(crate) fn commit_items(&mut self, planned: Vec<PlannedItem>, room: &Room) -> PerFamily<BTreeSet<OwnerId>> {
         let mut failed: PerFamily<BTreeSet<OwnerId>> = PerFamily::default();
-        let mut ops = ops.into_iter().peekable();
-        while ops.peek().is_some() {
-            let (owners, piece) = unzip(ops.by_ref().take(ITEMS_AT_ONCE));
-            let results = self.send(&piece);
+        let mut pieces = planned.chunks(ITEMS_AT_ONCE);
+        while let Some(piece) = pieces.next() {
+            let items = &self.ledger.items;
+            let (items, ops): (Vec<&PlannedItem>, Vec<Op>) =
+                piece.iter().filter_map(|item| Some((item, operation(item, items, room)?))).unzip();
+            let results = self.send(&ops);
             let hung =
                 results.iter().find_map(|result| result.as_ref().err().filter(|it| it.kind == ErrorKind::TimedOut));
             // Each further piece would wait as long.
             let hung = hung.cloned();
-            self.book_items(owners.into_iter().zip(&piece).zip(results), &mut failed);
+            for (item, result) in items.into_iter().zip(results) {
+                if let Err(error) = result {
+                    self.book_item(item, &error, &mut failed);
+                }
+            }
             if let Some(error) = hung {
-                let (owners, rest) = unzip(ops.by_ref());
-                let results = vec![Err(error); rest.len()];
-                self.book_items(owners.into_iter().zip(&rest).zip(results), &mut failed);
+                pieces.by_ref().flatten().for_each(|item| self.book_item(item, &error, &mut failed));
             }
         }
         failed
     }
 
-    /// Books what became of operations on items.
-    fn book_items<'o>(
-        &mut self,
-        results: impl Iterator<Item = ((OwnerId, &'o Op), Result<(), KernelError>)>,
-        failed: &mut PerFamily<BTreeSet<OwnerId>>,
-    ) {
-        for ((owner, op), result) in results {
-            let Err(error) = result else { continue };
-            let culprit = match error.kind {
-                ErrorKind::Rejected | ErrorKind::Busy => true,
-                ErrorKind::Exists | ErrorKind::NotFound => {
-                    self.tally.suspect.items = true;
-                    true
-                }
-                // What took effect is not known.
-                ErrorKind::Unknown | ErrorKind::TimedOut | ErrorKind::Transient => {
-                    self.tally.suspect.items = true;
-                    false
-                }
-                // About the node and not about one object: no memory, no rights, a module that is gone.
-                ErrorKind::NoSpace | ErrorKind::Unsupported | ErrorKind::Aborted | ErrorKind::Denied => false,
-            };
-            for family in families_of(op) {
-                self.tally.fail(family, owner, &error, culprit);
-                failed[family].insert(owner);
+    /// Books what went wrong with an item.
+    fn book_item(&mut self, item: &PlannedItem, error: &KernelError, failed: &mut PerFamily<BTreeSet<OwnerId>>) {
+        let culprit = match error.kind {
+            ErrorKind::Rejected | ErrorKind::Busy => true,
+            ErrorKind::Exists | ErrorKind::NotFound => {
+                self.tally.suspect.items = true;
+                true
             }
+            // What took effect is not known.
+            ErrorKind::Unknown | ErrorKind::TimedOut | ErrorKind::Transient => {
+                self.tally.suspect.items = true;
+                false
+            }
+            // About the node and not about one object: no memory, no rights, a module that is gone.
+            ErrorKind::NoSpace | ErrorKind::Unsupported | ErrorKind::Aborted | ErrorKind::Denied => false,
+        };
+        for family in item.families() {
+            self.tally.fail(family, item.owner, error, culprit);
+            failed[family].insert(item.owner);
         }
     }
 

@@ -157,7 +157,7 @@ impl<K: Eq + Hash + Clone, V: State> Tracked<K, V> {
     }
 
     /// The owners of an object.
-    pub(crate) fn owners(&self, key: &K) -> impl Iterator<Item = OwnerId> {
+    pub(crate) fn owners<'a>(&'a self, key: &K) -> impl Iterator<Item = OwnerId> + use<'a, K, V> {
         self.entries.get(key).into_iter().flat_map(|entry| entry.wants().map(|(owner, _)| owner))
     }
 

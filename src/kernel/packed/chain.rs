@@ -1,4 +1,4 @@
-//! The keys of tens of thousands of chains in half the room.
+//! The keys of chains.
 
 use crate::kernel::{ChainKey, ChainName, TableId};
 
