@@ -6,7 +6,8 @@ use crate::kernel::{ErrorKind, KernelError, Op};
 use crate::linux::command::CommandError;
 use crate::linux::failure::{self, Run};
 use crate::linux::iptables::Tools;
-use crate::linux::{conntrack, items, script};
+use crate::linux::script::{self, Draft};
+use crate::linux::{conntrack, items};
 use crate::net::IpFamily;
 
 /// Carries out a transaction; one result for each operation, in their order.
@@ -14,11 +15,11 @@ pub(super) fn apply(tools: &Tools, transaction: &[Op], netlink_timeout: Duration
     let mut results: Vec<Result<(), KernelError>> = vec![Ok(()); transaction.len()];
     let mut failed = [false; 2];
     for (family, failed) in IpFamily::ALL.into_iter().zip(&mut failed) {
-        let script = script::build(transaction, family);
-        if script.sections.is_empty() {
+        let draft = Draft::of(transaction, family);
+        if draft.is_empty() {
             continue;
         }
-        for (index, result) in restore(tools, family, &script) {
+        for (index, result) in restore(tools, family, &draft) {
             *failed |= result.is_err();
             if let Some(slot) = results.get_mut(index) {
                 *slot = result;
@@ -51,25 +52,21 @@ pub(super) fn apply(tools: &Tools, transaction: &[Op], netlink_timeout: Duration
     results
 }
 
-fn restore(tools: &Tools, family: IpFamily, script: &script::Script) -> Vec<(usize, Result<(), KernelError>)> {
+fn restore(tools: &Tools, family: IpFamily, draft: &Draft<'_>) -> Vec<(usize, Result<(), KernelError>)> {
     let mut committed = 0;
-    let (program, outcome) = tools.restore(family, &script.text, |line| {
+    let (program, outcome) = tools.restore(family, draft.lines(), |line| {
         if line == script::marker(committed) {
             committed += 1;
         }
     });
     let run = |stderr, exited| Run { program: &program, stderr, committed, exited };
     match outcome {
-        Ok(finished) if finished.success() => {
-            let all = script.sections.iter().flat_map(|section| &section.operations);
-            all.map(|index| (*index, Ok(()))).collect()
-        }
-        Ok(finished) => failure::results(script, &run(&finished.stderr, finished.status.is_some())),
+        Ok(finished) if finished.success() => draft.operations().map(|index| (index, Ok(()))).collect(),
+        Ok(finished) => failure::results(&draft.script(), &run(&finished.stderr, finished.status.is_some())),
         Err(error @ CommandError::Missing { .. }) => {
-            let all = script.sections.iter().flat_map(|section| &section.operations);
-            all.map(|index| (*index, Err(error.to_kernel_error()))).collect()
+            draft.operations().map(|index| (index, Err(error.to_kernel_error()))).collect()
         }
         // It may have got anywhere.
-        Err(error) => failure::results(script, &run(&error.to_string(), false)),
+        Err(error) => failure::results(&draft.script(), &run(&error.to_string(), false)),
     }
 }

@@ -41,11 +41,15 @@ pub struct Invocation<'a> {
     pub arguments: &'a [&'a str],
     /// Variables set for it besides the inherited ones. A `PATH` here also decides where the program is looked for.
     pub environment: &'a [(OsString, OsString)],
-    /// Its standard input.
-    pub input: &'a [u8],
     /// When it is killed.
     pub deadline: Duration,
 }
+
+/// Standard input, piece by piece: appends the next one; if it appends nothing, that was all.
+pub type Input<'a> = &'a mut dyn FnMut(&mut Vec<u8>);
+
+/// No standard input.
+pub fn nothing(_: &mut Vec<u8>) {}
 
 /// How a program ended.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -104,15 +108,20 @@ impl CommandError {
     }
 }
 
-/// Runs a program to its end and hands each line of its output, without the newline, to `on_line`.
-pub fn run(invocation: &Invocation<'_>, mut on_line: impl FnMut(&str)) -> Result<Finished, CommandError> {
+/// Runs a program to its end, gives it `input` as fast as it reads, and hands each line of its output, without the newline, to
+/// `on_line`.
+pub fn run(
+    invocation: &Invocation<'_>,
+    input: Input<'_>,
+    mut on_line: impl FnMut(&str),
+) -> Result<Finished, CommandError> {
     let program = || invocation.program.to_owned();
     let failed = |error| CommandError::Failed { program: program(), error };
     let until = Instant::now() + invocation.deadline;
     let mut child = spawn(invocation)?;
     STARTED.fetch_add(1, Ordering::Relaxed);
     let exit = pidfd_open(pid_of(&child), PidfdFlags::empty()).ok();
-    let pump = match Pump::new(&mut child, exit, invocation.input) {
+    let pump = match Pump::new(&mut child, exit, input) {
         Ok(pump) => pump,
         Err(error) => {
             kill(&mut child);
@@ -177,7 +186,10 @@ struct Pump<'a> {
     stdout: Option<ChildStdout>,
     stderr: Option<ChildStderr>,
     exit: Option<OwnedFd>,
-    input: &'a [u8],
+    input: Input<'a>,
+    /// A piece of it, of which so many bytes are written.
+    piece: Vec<u8>,
+    written: usize,
     line: Vec<u8>,
     errors: Vec<u8>,
 }
@@ -191,7 +203,7 @@ struct Ready {
 }
 
 impl<'a> Pump<'a> {
-    fn new(child: &mut Child, exit: Option<OwnedFd>, input: &'a [u8]) -> std::io::Result<Pump<'a>> {
+    fn new(child: &mut Child, exit: Option<OwnedFd>, input: Input<'a>) -> std::io::Result<Pump<'a>> {
         let (stdin, stdout, stderr) = (child.stdin.take(), child.stdout.take(), child.stderr.take());
         for end in [stdin.as_ref().map(AsFd::as_fd), stdout.as_ref().map(AsFd::as_fd), stderr.as_ref().map(AsFd::as_fd)]
             .into_iter()
@@ -199,7 +211,8 @@ impl<'a> Pump<'a> {
         {
             fcntl_setfl(end, fcntl_getfl(end)? | OFlags::NONBLOCK)?;
         }
-        Ok(Pump { stdin, stdout, stderr, exit, input, line: Vec::new(), errors: Vec::new() })
+        let (piece, line, errors) = (Vec::new(), Vec::new(), Vec::new());
+        Ok(Pump { stdin, stdout, stderr, exit, input, piece, written: 0, line, errors })
     }
 
     /// Until the child has ended; `None` if that takes too long.
@@ -276,15 +289,19 @@ impl<'a> Pump<'a> {
 
     fn write(&mut self) -> std::io::Result<()> {
         let Some(stdin) = &mut self.stdin else { return Ok(()) };
-        match stdin.write(self.input) {
-            Ok(written) => self.input = self.input.get(written..).unwrap_or_default(),
+        if self.written == self.piece.len() {
+            self.piece.clear();
+            self.written = 0;
+            (self.input)(&mut self.piece);
+        }
+        match stdin.write(self.piece.get(self.written..).unwrap_or_default()) {
+            // All is written, if there was something to write at all.
+            Ok(0) => self.stdin = None,
+            Ok(written) => self.written += written,
             Err(error) if is_retry(&error) => {}
             // The child has seen enough; why, it says by its status.
-            Err(error) if error.kind() == IoErrorKind::BrokenPipe => self.input = &[],
+            Err(error) if error.kind() == IoErrorKind::BrokenPipe => self.stdin = None,
             Err(error) => return Err(error),
-        }
-        if self.input.is_empty() {
-            self.stdin = None;
         }
         Ok(())
     }
@@ -334,15 +351,25 @@ fn is_retry(error: &std::io::Error) -> bool {
 mod tests {
     use super::*;
 
-    fn shell<'a>(arguments: &'a [&'a str], input: &'a [u8]) -> Invocation<'a> {
-        Invocation { program: "sh", arguments, environment: &[], input, deadline: Duration::from_secs(10) }
+    fn shell<'a>(arguments: &'a [&'a str]) -> Invocation<'a> {
+        Invocation { program: "sh", arguments, environment: &[], deadline: Duration::from_secs(10) }
+    }
+
+    /// The same piece so many times.
+    fn pieces(piece: &[u8], mut times: usize) -> impl FnMut(&mut Vec<u8>) {
+        move |input| {
+            if times > 0 {
+                times -= 1;
+                input.extend_from_slice(piece);
+            }
+        }
     }
 
     #[test]
     fn input_and_output_larger_than_any_pipe_go_through_at_once() {
-        let input = "a line of text\n".repeat(100_000);
+        let mut input = pieces("a line of text\n".repeat(1000).as_bytes(), 100);
         let mut lines = 0;
-        let finished = run(&shell(&["-c", "cat; echo done >&2; exit 3"], input.as_bytes()), |line| {
+        let finished = run(&shell(&["-c", "cat; echo done >&2; exit 3"]), &mut input, |line| {
             assert_eq!(line, "a line of text");
             lines += 1;
         });
@@ -352,15 +379,15 @@ mod tests {
 
     #[test]
     fn a_child_that_does_not_read_its_input_is_no_failure() {
-        let input = vec![b'x'; 1_000_000];
-        assert!(run(&shell(&["-c", "exit 0"], &input), |_| {}).unwrap().success());
+        let mut input = pieces(&[b'x'; 1000], 1000);
+        assert!(run(&shell(&["-c", "exit 0"]), &mut input, |_| {}).unwrap().success());
     }
 
     #[test]
     fn a_hung_child_is_killed_together_with_what_it_started() {
         let began = Instant::now();
-        let hung = Invocation { deadline: Duration::from_millis(300), ..shell(&["-c", "sleep 60 & sleep 60"], b"") };
-        let error = run(&hung, |_| {}).unwrap_err();
+        let hung = Invocation { deadline: Duration::from_millis(300), ..shell(&["-c", "sleep 60 & sleep 60"]) };
+        let error = run(&hung, &mut nothing, |_| {}).unwrap_err();
         assert!(matches!(error, CommandError::TimedOut { .. }));
         assert_eq!(error.to_kernel_error().kind, ErrorKind::TimedOut);
         assert!(began.elapsed() < Duration::from_secs(5));
@@ -370,7 +397,8 @@ mod tests {
     fn a_grandchild_that_keeps_the_output_open_is_not_waited_for() {
         let began = Instant::now();
         let mut lines = Vec::new();
-        let finished = run(&shell(&["-c", "sleep 3 & printf 'one\\ntwo'"], b""), |line| lines.push(line.to_owned()));
+        let script = ["-c", "sleep 3 & printf 'one\\ntwo'"];
+        let finished = run(&shell(&script), &mut nothing, |line| lines.push(line.to_owned()));
         assert!(finished.unwrap().success());
         assert_eq!(lines, ["one", "two"]);
         assert!(began.elapsed() < Duration::from_secs(2));
@@ -378,16 +406,16 @@ mod tests {
 
     #[test]
     fn a_missing_program_is_unsupported_and_noisy_errors_are_cut() {
-        let missing = Invocation { program: "no-such-program-here", ..shell(&[], b"") };
-        assert_eq!(run(&missing, |_| {}).unwrap_err().to_kernel_error().kind, ErrorKind::Unsupported);
-        let noisy = run(&shell(&["-c", "head -c 1000000 /dev/zero >&2"], b""), |_| {}).unwrap();
+        let missing = Invocation { program: "no-such-program-here", ..shell(&[]) };
+        assert_eq!(run(&missing, &mut nothing, |_| {}).unwrap_err().to_kernel_error().kind, ErrorKind::Unsupported);
+        let noisy = run(&shell(&["-c", "head -c 1000000 /dev/zero >&2"]), &mut nothing, |_| {}).unwrap();
         assert_eq!(noisy.stderr.len(), STDERR_LIMIT);
     }
 
     #[test]
     fn started_processes_are_counted() {
         let before = processes_started();
-        run(&shell(&["-c", "true"], b""), |_| {}).unwrap();
+        run(&shell(&["-c", "true"]), &mut nothing, |_| {}).unwrap();
         assert!(processes_started() > before);
     }
 }

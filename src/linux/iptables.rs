@@ -2,14 +2,19 @@
 
 use std::collections::HashMap;
 use std::ffi::OsString;
+use std::fmt;
+use std::io::Write;
 use std::sync::Arc;
 use std::time::Duration;
 
 use crate::kernel::{
     ChainClass, ChainName, Claims, DigestBuilder, ErrorKind, FoundChain, KernelError, Rule, TableDump, TableId,
 };
-use crate::linux::command::{self, CommandError, Finished, Invocation};
+use crate::linux::command::{self, CommandError, Finished, Input, Invocation};
 use crate::net::IpFamily;
+
+/// A restore is fed in pieces of about this many bytes: what a pipe holds.
+const INPUT_PIECE: usize = 64 * 1024;
 
 /// Which of the two programs named `iptables` is used. Rules of one are invisible to the other.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -36,9 +41,8 @@ impl Variant {
         let mut unread = Vec::new();
         let mut hinted = |program: &str, arguments: &[&str]| {
             let mut found = false;
-            let invocation =
-                Invocation { program, arguments, environment, input: &[], deadline: Duration::from_secs(60) };
-            let outcome = command::run(&invocation, |line| {
+            let invocation = Invocation { program, arguments, environment, deadline: Duration::from_secs(60) };
+            let outcome = command::run(&invocation, &mut command::nothing, |line| {
                 let chain = line.strip_prefix(':').and_then(|rest| rest.split(' ').next());
                 found |= matches!(chain, Some("KUBE-IPTABLES-HINT" | "KUBE-KUBELET-CANARY"));
             });
@@ -70,8 +74,8 @@ fn unreadable(program: &str, outcome: &Result<Finished, CommandError>) -> Option
     }
 }
 
-impl std::fmt::Display for Variant {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+impl fmt::Display for Variant {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.as_str())
     }
 }
@@ -120,19 +124,21 @@ impl Tools {
         &self,
         program: &str,
         arguments: &[&str],
-        input: &[u8],
+        input: Input<'_>,
         on_line: impl FnMut(&str),
     ) -> Result<Finished, CommandError> {
-        let invocation =
-            Invocation { program, arguments, environment: &self.environment, input, deadline: self.deadline };
-        command::run(&invocation, on_line)
+        let invocation = Invocation { program, arguments, environment: &self.environment, deadline: self.deadline };
+        command::run(&invocation, input, on_line)
     }
 
     /// The version of the tools, such as `[1, 8, 9]`; `None` when it can't be told.
     pub fn version(&self, family: IpFamily) -> Option<[u32; 3]> {
         let mut version = None;
         let program = self.program(family, "");
-        self.run(&program, &["--version"], &[], |line| version = version.or_else(|| parse_version(line))).ok()?;
+        self.run(&program, &["--version"], &mut command::nothing, |line| {
+            version = version.or_else(|| parse_version(line))
+        })
+        .ok()?;
         version
     }
 
@@ -141,7 +147,8 @@ impl Tools {
         let program = self.program(family, "");
         let seconds = self.lock_seconds();
         let arguments = ["-w", &seconds, "-t", "nat", "-S", "POSTROUTING"];
-        let finished = self.run(&program, &arguments, &[], |_| {}).map_err(|error| error.to_kernel_error())?;
+        let finished =
+            self.run(&program, &arguments, &mut command::nothing, |_| {}).map_err(|error| error.to_kernel_error())?;
         if finished.success() {
             return Ok(());
         }
@@ -150,18 +157,26 @@ impl Tools {
         Err(KernelError::new(kind, format!("the {family} nat table does not work: {program}: {words}")))
     }
 
-    /// Runs a restore; `on_line` sees its output.
+    /// Runs a restore, which is fed with these lines as it takes them; `on_line` sees its output.
     pub(super) fn restore(
         &self,
         family: IpFamily,
-        input: &str,
+        mut lines: impl Iterator<Item = impl fmt::Display>,
         on_line: impl FnMut(&str),
     ) -> (String, Result<Finished, CommandError>) {
         let program = self.program(family, "-restore");
         let seconds = self.lock_seconds();
         // Verbose: comment lines of the input are echoed when they are reached, which tells how far it got.
         let arguments = ["-w", &seconds, "--noflush", "--counters", "--verbose"];
-        let outcome = self.run(&program, &arguments, input.as_bytes(), on_line);
+        let mut input = |piece: &mut Vec<u8>| {
+            while piece.len() < INPUT_PIECE
+                && let Some(line) = lines.next()
+            {
+                // Writing to memory cannot fail.
+                let _ = writeln!(piece, "{line}");
+            }
+        };
+        let outcome = self.run(&program, &arguments, &mut input, on_line);
         (program, outcome)
     }
 
@@ -174,7 +189,7 @@ impl Tools {
         let program = self.program(table.family, "-save");
         let mut reader = TableReader::new(table, claims);
         let finished = self
-            .run(&program, &["-t", table.table.as_str()], &[], |line| reader.line(line))
+            .run(&program, &["-t", table.table.as_str()], &mut command::nothing, |line| reader.line(line))
             .map_err(|error| error.to_kernel_error())?;
         let error =
             |kind, words: &str| KernelError::new(kind, format!("reading the {table} table: {program}: {words}"));

@@ -1,13 +1,20 @@
 //! The input of one `iptables-restore` run for a transaction, and which operation each line came from. Pure.
 
 use std::collections::HashSet;
-use std::fmt::Write;
+use std::fmt::{self, Write};
 use std::sync::Arc;
 
-use crate::kernel::{ChainBody, ChainKey, ChainName, Op, Placement, RuleKey, Table};
+use crate::kernel::{ChainBody, ChainKey, Op, Placement, RuleKey, Table};
 use crate::net::IpFamily;
 
-/// Restore input for one family.
+/// Restore input for one family, line by line: that of a first fill is tens of megabytes, and is never held as a whole unless
+/// the tool complains.
+pub(super) struct Draft<'a> {
+    /// Those that have operations, in order.
+    sections: Vec<(Table, Parts<'a>)>,
+}
+
+/// The same written out, to find in it what a complaint is about.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Script {
     /// The input.
@@ -52,55 +59,113 @@ pub(super) fn chain_of(op: &Op) -> Option<&ChainKey> {
     }
 }
 
-/// Writes the input for the operations of one family. Rejecting and dropping rules of the filter table are added
-/// before the nat table changes, and removed after it: at no moment does traffic get through that neither the old nor
-/// the new state lets through. Empty sections are left out.
-pub(super) fn build(transaction: &[Op], family: IpFamily) -> Script {
-    let (mut before, mut nat, mut after) = (Parts::default(), Parts::default(), Parts::default());
-    let mut mangle = Parts::default();
-    let deleted: HashSet<&RuleKey> = transaction.iter().filter_map(deleted_rule).collect();
-    for (index, op) in transaction.iter().enumerate() {
-        let Some(chain) = chain_of(op).filter(|chain| chain.table.family == family) else { continue };
-        let removes = match op {
-            Op::DeleteRule(_) | Op::DeleteChain(_) => true,
-            // It is put in its place, so that it has to come after the removal of its copies.
-            Op::InsertRule(rule, _) => deleted.contains(rule),
-            Op::CreateChain(_) | Op::ReplaceChain(..) | Op::RewriteChain(..) => false,
-            Op::DeleteFlow(_) | Op::AddItem(..) | Op::ChangeItem(..) | Op::DeleteItem(_) => false,
-        };
-        let parts = match chain.table.table {
-            Table::Nat => &mut nat,
-            Table::Mangle => &mut mangle,
-            Table::Filter if removes => &mut after,
-            Table::Filter => &mut before,
-        };
-        parts.add(index, op);
+impl<'a> Draft<'a> {
+    /// The input for the operations of one family. Rejecting and dropping rules of the filter table are added
+    /// before the nat table changes, and removed after it: at no moment does traffic get through that neither the old nor
+    /// the new state lets through. Empty sections are left out.
+    pub(super) fn of(transaction: &'a [Op], family: IpFamily) -> Draft<'a> {
+        let (mut before, mut nat, mut after) = (Parts::default(), Parts::default(), Parts::default());
+        let mut mangle = Parts::default();
+        let deleted: HashSet<&RuleKey> = transaction.iter().filter_map(deleted_rule).collect();
+        for (index, op) in transaction.iter().enumerate() {
+            let Some(chain) = chain_of(op).filter(|chain| chain.table.family == family) else { continue };
+            let removes = match op {
+                Op::DeleteRule(_) | Op::DeleteChain(_) => true,
+                // It is put in its place, so that it has to come after the removal of its copies.
+                Op::InsertRule(rule, _) => deleted.contains(rule),
+                Op::CreateChain(_) | Op::ReplaceChain(..) | Op::RewriteChain(..) => false,
+                Op::DeleteFlow(_) | Op::AddItem(..) | Op::ChangeItem(..) | Op::DeleteItem(_) => false,
+            };
+            let parts = match chain.table.table {
+                Table::Nat => &mut nat,
+                Table::Mangle => &mut mangle,
+                Table::Filter if removes => &mut after,
+                Table::Filter => &mut before,
+            };
+            parts.add(index, op);
+        }
+        let sections = [(Table::Filter, before), (Table::Nat, nat), (Table::Filter, after), (Table::Mangle, mangle)];
+        Draft { sections: sections.into_iter().filter(|(_, parts)| parts.operations().next().is_some()).collect() }
     }
-    let mut script = Script::default();
-    // A first fill is tens of megabytes: growing by doubling would need as much again.
-    script.text.reserve_exact(transaction.iter().map(size_of).sum());
-    script.section(Table::Filter, &before);
-    script.section(Table::Nat, &nat);
-    script.section(Table::Filter, &after);
-    script.section(Table::Mangle, &mangle);
-    script
+
+    /// Whether there is nothing to do.
+    pub(super) fn is_empty(&self) -> bool {
+        self.sections.is_empty()
+    }
+
+    /// The operations in it.
+    pub(super) fn operations(&self) -> impl Iterator<Item = usize> {
+        self.sections.iter().flat_map(|(_, parts)| parts.operations())
+    }
+
+    /// Its lines. Each section ends with a comment, whose echo says that it is committed.
+    pub(super) fn lines(&self) -> impl Iterator<Item = Line<'_>> {
+        self.sections.iter().enumerate().flat_map(|(number, (table, parts))| {
+            let line = |words| std::iter::once(Line { origin: None, words });
+            let head = line(Words::Table(*table));
+            let end = line(Words::Commit).chain(line(Words::Marker(number)));
+            head.chain(parts.lines()).chain(end)
+        })
+    }
+
+    /// The whole.
+    pub(super) fn script(&self) -> Script {
+        let mut script = Script::default();
+        let mut first = 0;
+        for line in self.lines() {
+            // Writing to a String cannot fail.
+            let _ = writeln!(script.text, "{line}");
+            script.origins.push(line.origin);
+            let count = script.origins.len();
+            match line.words {
+                Words::Table(_) => first = count,
+                Words::Commit => {
+                    let parts = self.sections.get(script.sections.len()).map(|(_, parts)| parts);
+                    let mut operations: Vec<usize> = parts.into_iter().flat_map(Parts::operations).collect();
+                    operations.sort_unstable();
+                    script.sections.push(Section { first, commit: count, operations });
+                }
+                _ => {}
+            }
+        }
+        script
+    }
 }
 
-/// About the bytes that an operation takes as text; a little more rather than less.
-fn size_of(op: &Op) -> usize {
-    const WORDS: usize = 16;
-    match op {
-        Op::CreateChain(_) | Op::DeleteChain(_) => 2 * (ChainName::MAX + WORDS),
-        Op::ReplaceChain(chain, body) => {
-            let rules = body.digest.rules as usize;
-            body.text.len() + (rules + 1) * (chain.name.as_str().len() + WORDS)
+/// One line of it.
+pub(super) struct Line<'a> {
+    /// The operation that it came from.
+    origin: Option<usize>,
+    words: Words<'a>,
+}
+
+enum Words<'a> {
+    Table(Table),
+    Declare(&'a ChainKey),
+    New(&'a ChainKey),
+    Append(&'a ChainKey, &'a str),
+    Insert(&'a RuleKey),
+    Delete(&'a RuleKey),
+    Flush(&'a ChainKey),
+    Remove(&'a ChainKey),
+    Commit,
+    Marker(usize),
+}
+
+impl fmt::Display for Line<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.words {
+            Words::Table(table) => write!(f, "*{table}"),
+            Words::Declare(chain) => write!(f, ":{} - [0:0]", chain.name),
+            Words::New(chain) => write!(f, "-N {}", chain.name),
+            Words::Append(chain, rule) => write!(f, "-A {} {rule}", chain.name),
+            Words::Insert(rule) => write!(f, "-I {} {}", rule.chain.name, rule.spec),
+            Words::Delete(rule) => write!(f, "-D {} {}", rule.chain.name, rule.spec),
+            Words::Flush(chain) => write!(f, "-F {}", chain.name),
+            Words::Remove(chain) => write!(f, "-X {}", chain.name),
+            Words::Commit => f.write_str("COMMIT"),
+            Words::Marker(section) => f.write_str(&marker(*section)),
         }
-        Op::RewriteChain(chain, rules) => {
-            let prefix = chain.name.as_str().len() + WORDS;
-            prefix + rules.iter().map(|rule| rule.spec.len() + prefix).sum::<usize>()
-        }
-        Op::InsertRule(rule, _) | Op::DeleteRule(rule) => rule.spec.len() + ChainName::MAX + WORDS,
-        Op::DeleteFlow(_) | Op::AddItem(..) | Op::ChangeItem(..) | Op::DeleteItem(_) => 0,
     }
 }
 
@@ -125,17 +190,38 @@ impl<'a> Parts<'a> {
         }
     }
 
-    fn operations(&self) -> Vec<usize> {
-        let mut all: Vec<usize> = Vec::new();
-        all.extend(self.create.iter().map(|part| part.0));
-        all.extend(self.replace.iter().map(|part| part.0));
-        all.extend(self.rewrite.iter().map(|part| part.0));
-        all.extend(self.delete_rule.iter().map(|part| part.0));
-        all.extend(self.insert.iter().map(|part| part.0));
-        all.extend(self.append.iter().map(|part| part.0));
-        all.extend(self.delete_chain.iter().map(|part| part.0));
-        all.sort_unstable();
-        all
+    /// In no order.
+    fn operations(&self) -> impl Iterator<Item = usize> {
+        let chains = self.create.iter().chain(&self.delete_chain).map(|part| part.0);
+        let contents = self.replace.iter().map(|part| part.0).chain(self.rewrite.iter().map(|part| part.0));
+        let rules = self.delete_rule.iter().chain(&self.insert).chain(&self.append).map(|part| part.0);
+        chains.chain(contents).chain(rules)
+    }
+
+    fn lines(&self) -> impl Iterator<Item = Line<'_>> {
+        let line = |origin: &usize, words| Line { origin: Some(*origin), words };
+        // Declaring a chain makes it or empties it; both have to happen before any rule names it.
+        let replaced = self.replace.iter().map(move |(origin, chain, _)| line(origin, Words::Declare(chain)));
+        let rewritten = self.rewrite.iter().map(move |(origin, chain, _)| line(origin, Words::Declare(chain)));
+        // Unlike a declaration, this fails when the chain exists.
+        let created = self.create.iter().map(move |(origin, chain)| line(origin, Words::New(chain)));
+        let contents = self.replace.iter().flat_map(move |(origin, chain, body)| {
+            body.text.lines().map(move |rule| line(origin, Words::Append(chain, rule)))
+        });
+        let rewritten_contents = self.rewrite.iter().flat_map(move |(origin, chain, rules)| {
+            rules.iter().map(move |rule| line(origin, Words::Append(chain, &rule.spec)))
+        });
+        // Before the insertions: a rule that moves to the head must not lose its new copy, which is found first.
+        let deleted = self.delete_rule.iter().map(move |(origin, rule)| line(origin, Words::Delete(rule)));
+        let inserted = self.insert.iter().map(move |(origin, rule)| line(origin, Words::Insert(rule)));
+        let appended =
+            self.append.iter().map(move |(origin, rule)| line(origin, Words::Append(&rule.chain, &rule.spec)));
+        // All are emptied before the first is removed, as they may jump to each other. A declaration would
+        // make a missing chain, and its removal a silent success.
+        let emptied = self.delete_chain.iter().map(move |(origin, chain)| line(origin, Words::Flush(chain)));
+        let removed = self.delete_chain.iter().map(move |(origin, chain)| line(origin, Words::Remove(chain)));
+        let chains = replaced.chain(rewritten).chain(created).chain(contents).chain(rewritten_contents);
+        chains.chain(deleted).chain(inserted).chain(appended).chain(emptied).chain(removed)
     }
 }
 
@@ -145,66 +231,6 @@ pub(super) fn marker(section: usize) -> String {
 }
 
 impl Script {
-    fn section(&mut self, table: Table, parts: &Parts<'_>) {
-        let operations = parts.operations();
-        if operations.is_empty() {
-            return;
-        }
-        self.line(None, format_args!("*{table}"));
-        let first = self.origins.len();
-        // Declaring a chain makes it or empties it; both have to happen before any rule names it.
-        for (origin, chain, _) in &parts.replace {
-            self.line(Some(*origin), format_args!(":{} - [0:0]", chain.name));
-        }
-        for (origin, chain, _) in &parts.rewrite {
-            self.line(Some(*origin), format_args!(":{} - [0:0]", chain.name));
-        }
-        // Unlike a declaration, this fails when the chain exists.
-        for (origin, chain) in &parts.create {
-            self.line(Some(*origin), format_args!("-N {}", chain.name));
-        }
-        for (origin, chain, body) in &parts.replace {
-            for rule in body.text.lines() {
-                self.line(Some(*origin), format_args!("-A {} {rule}", chain.name));
-            }
-        }
-        for (origin, chain, rules) in &parts.rewrite {
-            for rule in *rules {
-                self.line(Some(*origin), format_args!("-A {} {}", chain.name, rule.spec));
-            }
-        }
-        // Before the insertions: a rule that moves to the head must not lose its new copy, which is found first.
-        for (origin, rule) in &parts.delete_rule {
-            self.line(Some(*origin), format_args!("-D {} {}", rule.chain.name, rule.spec));
-        }
-        for (origin, rule) in &parts.insert {
-            self.line(Some(*origin), format_args!("-I {} {}", rule.chain.name, rule.spec));
-        }
-        for (origin, rule) in &parts.append {
-            self.line(Some(*origin), format_args!("-A {} {}", rule.chain.name, rule.spec));
-        }
-        // All are emptied before the first is removed, as they may jump to each other. A declaration would
-        // make a missing chain, and its removal a silent success.
-        for (origin, chain) in &parts.delete_chain {
-            self.line(Some(*origin), format_args!("-F {}", chain.name));
-        }
-        for (origin, chain) in &parts.delete_chain {
-            self.line(Some(*origin), format_args!("-X {}", chain.name));
-        }
-        self.line(None, format_args!("COMMIT"));
-        let commit = self.origins.len();
-        let number = self.sections.len();
-        self.line(None, format_args!("{}", marker(number)));
-        self.sections.push(Section { first, commit, operations });
-    }
-
-    fn line(&mut self, origin: Option<usize>, text: std::fmt::Arguments<'_>) {
-        // Writing to a String cannot fail.
-        let _ = self.text.write_fmt(text);
-        self.text.push('\n');
-        self.origins.push(origin);
-    }
-
     /// The text of a line, counted from 1.
     pub(super) fn line_text(&self, number: usize) -> &str {
         number.checked_sub(1).and_then(|index| self.text.lines().nth(index)).unwrap_or_default()

@@ -7,7 +7,7 @@ use rstest::rstest;
 use crate::kernel::rule::{Rule, Target};
 use crate::kernel::{ChainBody, ChainKey, ChainName, ErrorKind, Op, Placement, RuleKey, Table};
 use crate::linux::failure::{self, Run};
-use crate::linux::script::{self, Script};
+use crate::linux::script::{Draft, Script};
 use crate::net::IpFamily;
 
 fn chain(table: Table, name: &str) -> ChainKey {
@@ -36,7 +36,7 @@ fn transaction() -> Vec<Op> {
 
 #[test]
 fn a_transaction_is_written_in_the_order_that_lets_nothing_through() {
-    let script = script::build(&transaction(), IpFamily::V4);
+    let script = Draft::of(&transaction(), IpFamily::V4).script();
     let adding = ":P - [0:0]\n:R - [0:0]\n-N NEW\n-A P -j ACCEPT\n-A R -j NEW\n";
     let expected = format!(
         "*filter\n{adding}-I S -p sctp\n-A S -p udp\nCOMMIT\n# committed 0\n\
@@ -45,11 +45,11 @@ fn a_transaction_is_written_in_the_order_that_lets_nothing_through() {
     );
     assert_eq!(script.text, expected);
     assert_eq!(script.origins.len(), expected.lines().count());
-    assert_eq!(script::build(&transaction(), IpFamily::V6), Script::default());
+    assert_eq!(Draft::of(&transaction(), IpFamily::V6).script(), Script::default());
 }
 
 fn judge(ops: &[Op], stderr: &str, committed: usize, exited: bool) -> Vec<Option<ErrorKind>> {
-    let script = script::build(ops, IpFamily::V4);
+    let script = Draft::of(ops, IpFamily::V4).script();
     let run = Run { program: "iptables-restore", stderr, committed, exited };
     let mut results = failure::results(&script, &run);
     results.sort_by_key(|(index, _)| *index);
@@ -138,7 +138,7 @@ fn what_was_committed_before_the_failure_is_done() {
 #[test]
 fn an_error_names_the_rule_and_quotes_the_tool() {
     let ops = [Op::DeleteRule(rule(Table::Nat, "S", "-p tcp"))];
-    let script = script::build(&ops, IpFamily::V4);
+    let script = Draft::of(&ops, IpFamily::V4).script();
     let stderr = "iptables-nft-restore: line 2 failed: Bad rule (does a matching rule exist in that chain?).\n";
     let run = Run { program: "iptables-nft-restore", stderr, committed: 0, exited: true };
     let (_, result) = failure::results(&script, &run).remove(0);
