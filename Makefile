@@ -34,9 +34,10 @@ check: ## Format, lints, the rules of this project, licences
 	scripts/check-deploy.sh
 	@if command -v cargo-deny >/dev/null; then cargo deny --offline check licenses bans sources; fi
 
-bench: ## Benchmarks of the pure layers
+bench: ## What portolan costs beside what it may cost, and benchmarks of the pure layers
 	@scripts/setup.sh bench
 	cargo bench --bench pipeline
+	program=$$(deploy/image/build.sh) && PORTOLAN_BENCH_PROGRAM=$$program cargo bench --bench budgets
 
 release: ## The static program of the image: prints its size and path
 	@scripts/setup.sh release

@@ -16,7 +16,8 @@ lab=(linux.uml=user-mode-linux modprobe=kmod)
 image=(mmdebstrap=mmdebstrap update-ca-certificates=ca-certificates capsh=libcap2-bin python3=python3)
 qemu=(qemu-system-x86_64=qemu-system-x86 busybox=busybox-static)
 case $target in
-    check | bench | release) wanted=("${build[@]}") ;;
+    check | release) wanted=("${build[@]}") ;;
+    bench) wanted=("${build[@]}" iptables=iptables ip=iproute2 valgrind=valgrind) ;;
     test) wanted=("${build[@]}" "${traffic[@]}" "${lab[@]}" "${image[@]}") ;;
     demo) wanted=("${build[@]}" iptables=iptables ip=iproute2 ipvsadm=ipvsadm) ;;
     ci) wanted=("${build[@]}" "${traffic[@]}" "${lab[@]}" "${qemu[@]}" "${image[@]}" make=make) ;;

@@ -9,13 +9,10 @@ use portolan::model::{
 };
 use portolan::net::{IpFamily, Protocol};
 
-/// Endpoint addresses that each Service may use.
-const ADDRESSES_PER_SERVICE: u32 = 16;
-
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Fleet {
     pub services: u32,
-    /// Endpoints of each Service, at most 15.
+    /// Endpoints of each Service.
     pub endpoints: u32,
 }
 
@@ -29,16 +26,21 @@ impl Fleet {
     /// engine's holds the cluster.
     pub(crate) fn changes(self) -> impl Iterator<Item = Change> {
         let objects = (0..self.services).flat_map(move |at| [self.add(at), self.endpoints(at, 0)]);
+        objects.chain(self.complete())
+    }
+
+    /// That everything was said.
+    pub(crate) fn complete(self) -> impl Iterator<Item = Change> {
         let services = move || Change::Complete(Objects::Services((0..self.services).map(name).collect()));
         let slices = move || Change::Complete(Objects::Slices((0..self.services).map(slice_name).collect()));
         let node = std::iter::once(Change::Complete(Objects::Node));
-        objects.chain(std::iter::once_with(services)).chain(std::iter::once_with(slices)).chain(node)
+        std::iter::once_with(services).chain(std::iter::once_with(slices)).chain(node)
     }
 
     /// The Service with this number appears.
     pub(crate) fn add(self, at: u32) -> Change {
         let service = Service {
-            cluster_ip_v4: Some(Ipv4Addr::from(u32::from(Ipv4Addr::new(172, 16, 0, 0)) + at + 1)),
+            cluster_ip_v4: Some(cluster_ip(at)),
             ports: Box::new([ServicePort {
                 name: "http".into(),
                 protocol: Protocol::Tcp,
@@ -57,12 +59,10 @@ impl Fleet {
 
     /// The slice of the Service with this number. Each generation has another first endpoint than the one before.
     pub(crate) fn endpoints(self, at: u32, generation: u32) -> Change {
-        let others = ADDRESSES_PER_SERVICE - self.endpoints;
-        let first = if generation == 0 { 0 } else { self.endpoints + generation % others };
-        let endpoints = std::iter::once(first).chain(1..self.endpoints).map(|host| Endpoint {
-            address: address(at * ADDRESSES_PER_SERVICE + host),
+        let endpoints = self.hosts(generation).map(|host| Endpoint {
+            address: self.address(at, host),
             conditions: Conditions::READY,
-            node: Some(Arc::from(format!("node-{}", host % 8))),
+            node: Some(Arc::from(node_name(host))),
             hints: None,
         });
         let slice = EndpointSlice {
@@ -74,18 +74,43 @@ impl Fleet {
         };
         Change::Slice(slice_name(at), Some(slice))
     }
+
+    /// Endpoint addresses that each Service may use: more than it has at any time.
+    fn addresses_per_service(self) -> u32 {
+        (self.endpoints * 3).next_power_of_two()
+    }
+
+    /// The numbers of a Service's endpoints among its addresses.
+    pub(crate) fn hosts(self, generation: u32) -> impl Iterator<Item = u32> {
+        let others = self.addresses_per_service() - self.endpoints;
+        let first = if generation == 0 { 0 } else { self.endpoints + generation % others };
+        std::iter::once(first).chain(1..self.endpoints)
+    }
+
+    /// The address of one of them.
+    pub(crate) fn address(self, at: u32, host: u32) -> IpAddr {
+        let number = at * self.addresses_per_service() + host;
+        IpAddr::V4(Ipv4Addr::from(u32::from(Ipv4Addr::new(10, 0, 0, 0)) + number + 1))
+    }
+}
+
+/// The node of an endpoint; `node-0` is the own one. There is the second endpoint of each Service, and not the first, which is
+/// the one that changes: most changes are on other nodes.
+pub(crate) fn node_name(host: u32) -> String {
+    format!("node-{}", (host + 7) % 8)
+}
+
+/// The cluster IP of the Service with this number.
+pub(crate) fn cluster_ip(at: u32) -> Ipv4Addr {
+    Ipv4Addr::from(u32::from(Ipv4Addr::new(172, 16, 0, 0)) + at + 1)
 }
 
 pub(crate) fn name(at: u32) -> ServiceName {
     ServiceName::new("default", format!("service-{at}"))
 }
 
-fn slice_name(at: u32) -> SliceName {
+pub(crate) fn slice_name(at: u32) -> SliceName {
     SliceName::new("default", format!("service-{at}-abcde"))
-}
-
-fn address(number: u32) -> IpAddr {
-    IpAddr::V4(Ipv4Addr::from(u32::from(Ipv4Addr::new(10, 0, 0, 0)) + number + 1))
 }
 
 fn number(port: u16) -> NonZeroU16 {

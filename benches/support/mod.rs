@@ -6,6 +6,7 @@
 pub(crate) mod allocations;
 pub(crate) mod fleet;
 pub(crate) mod null_kernel;
+pub(crate) mod objects;
 
 use portolan::backend::Backend;
 use portolan::compile::{Features, LocalDetector, NodeContext};
