@@ -163,15 +163,10 @@ fn measure(order: &Order, progress: impl FnMut(&str)) -> Result<Vec<Reading>, Be
 /// Starts a process for an order; everything that it said but its progress.
 fn carry_out(order: &Order, mut progress: impl FnMut(&str)) -> Result<Vec<Message>, BenchError> {
     let input = serde_json::to_vec(order).map_err(BenchError::Exchange)?;
-    let invocation = Invocation {
-        program: PROGRAM,
-        arguments: &["bench-run"],
-        environment: &[],
-        input: &input,
-        deadline: RUN_DEADLINE,
-    };
+    let invocation =
+        Invocation { program: PROGRAM, arguments: &["bench-run"], environment: &[], deadline: RUN_DEADLINE };
     let (mut said, mut misunderstood) = (Vec::new(), None);
-    let finished = command::run(&invocation, |line| match serde_json::from_str(line) {
+    let finished = command::run(&invocation, &mut command::once(input), |line| match serde_json::from_str(line) {
         Ok(Message::Progress(what)) => progress(&what),
         Ok(message) => said.push(message),
         Err(error) => misunderstood = Some(error),

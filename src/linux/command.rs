@@ -51,6 +51,11 @@ pub type Input<'a> = &'a mut dyn FnMut(&mut Vec<u8>);
 /// No standard input.
 pub fn nothing(_: &mut Vec<u8>) {}
 
+/// All of it in one piece.
+pub fn once(mut input: Vec<u8>) -> impl FnMut(&mut Vec<u8>) {
+    move |piece| piece.append(&mut input)
+}
+
 /// How a program ended.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Finished {
@@ -367,7 +372,8 @@ mod tests {
 
     #[test]
     fn input_and_output_larger_than_any_pipe_go_through_at_once() {
-        let mut input = pieces("a line of text\n".repeat(1000).as_bytes(), 100);
+        let text = "a line of text\n".repeat(1000);
+        let mut input = pieces(text.as_bytes(), 100);
         let mut lines = 0;
         let finished = run(&shell(&["-c", "cat; echo done >&2; exit 3"]), &mut input, |line| {
             assert_eq!(line, "a line of text");
@@ -415,7 +421,8 @@ mod tests {
     #[test]
     fn started_processes_are_counted() {
         let before = processes_started();
-        run(&shell(&["-c", "true"]), &mut nothing, |_| {}).unwrap();
+        let reads = ["-c", "read it; test \"$it\" = once"];
+        assert!(run(&shell(&reads), &mut once(b"once\n".to_vec()), |_| {}).unwrap().success());
         assert!(processes_started() > before);
     }
 }

@@ -136,7 +136,7 @@ impl Tools {
         let mut version = None;
         let program = self.program(family, "");
         self.run(&program, &["--version"], &mut command::nothing, |line| {
-            version = version.or_else(|| parse_version(line))
+            version = version.or_else(|| parse_version(line));
         })
         .ok()?;
         version

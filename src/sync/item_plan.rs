@@ -80,7 +80,7 @@ impl ItemPlan {
     /// shuffled, in another way for each `node`: if all nodes began with the same one, it would get the first connection of each
     /// (kubernetes/kubernetes#121591).
     pub(crate) fn finish(&mut self, items: &Items, node: &str) {
-        sort(&mut self.entries, |one, other| one.cmp(other));
+        sort(&mut self.entries, Ord::cmp);
         self.make_room(items);
         self.servers.sort_unstable_by(|one, other| server_order(one, other, node));
         self.servers.dedup_by(|one, other| one.key == other.key);
