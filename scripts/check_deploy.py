@@ -160,12 +160,15 @@ def check_helm(base):
         "detectLocalMode": "ClusterCIDR",
         "clusterCIDR": "10.244.0.0/16,fd00:244::/56",
         "extraConfig": {"ipvs": {"scheduler": "lc"}},
+        "ownConfig": {"fullSyncPeriod": "7m", "ipvs": {"vips": "addresses"}},
         "extraArgs": ["--ipvs-drain-timeout=2m"],
         "resources": {"limits": {"memory": "128Mi"}},
     }
     other = helm(values)
     rules = check_all("the chart with values", other)
     ensure("KUBE-CLUSTER-IP" in rules, "mode: ipvs does not reach portolan")
+    own = list(yaml.safe_load_all(other["ConfigMap", "portolan"]["data"]["config.conf"]))[1]
+    ensure(values["ownConfig"].items() <= own.items() and own["kind"] == "PortolanConfiguration", f"ownConfig is {own}")
     ensure(server(other) == values["apiServer"], "apiServer does not reach kubeconfig.conf")
     pod = other["DaemonSet", "portolan"]["spec"]["template"]["spec"]
     container = pod["containers"][0]

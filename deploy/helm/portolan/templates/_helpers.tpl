@@ -26,4 +26,8 @@ imagePullPolicy: {{ . }}
   "clientConnection" (dict "kubeconfig" "/var/lib/kube-proxy/kubeconfig.conf") -}}
 {{- with .Values.clusterCIDR }}{{ $_ := set $config "clusterCIDR" . }}{{ end -}}
 {{- toYaml (mergeOverwrite $config (deepCopy .Values.extraConfig)) -}}
+{{- with .Values.ownConfig }}
+---
+{{ toYaml (mergeOverwrite (dict "apiVersion" "portolan/v1alpha1" "kind" "PortolanConfiguration") (deepCopy .)) -}}
+{{- end -}}
 {{- end }}
