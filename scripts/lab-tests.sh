@@ -4,6 +4,7 @@
 # fails is tried once more, as in .config/nextest.toml, and named FLAKY if it passes then.
 #
 # Usage: scripts/lab-tests.sh [FILTER...]    FILTER: part of a test's name, as `cargo test` has it
+# With PORTOLAN_LAB_SHOW set, the output of tests that pass is shown, too.
 # Ends with a line "test result: ...". Exit status 0: every test passed, and there was at least one.
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -48,6 +49,7 @@ inside() {
                 printf '%10s [%10s] %s\n' FAIL "$started" "$name"
                 failed+=("$name")
             else
+                [[ ! ${PORTOLAN_LAB_SHOW:-} ]] || cat "$output"
                 printf '%10s [%10s] %s\n' "$note" "$started" "$name"
                 passed=$((passed + 1))
                 [[ $note == PASS ]] || flaky+=("$name")

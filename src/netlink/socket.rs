@@ -1,5 +1,6 @@
 //! A blocking netlink socket, in the network namespace of the thread that opens it.
 
+use std::cell::Cell;
 use std::os::fd::AsFd;
 use std::time::Duration;
 
@@ -29,6 +30,15 @@ const ANSWER: usize = 1664;
 const DO_NOT_WAIT: i32 = 0x40;
 /// How often a dump that was interrupted is begun again.
 const DUMP_ATTEMPTS: usize = 5;
+
+thread_local! {
+    static SENT: Cell<[u64; 2]> = const { Cell::new([0; 2]) };
+}
+
+/// The datagrams and the messages that this thread has sent so far, over all its connections.
+pub fn sent() -> [u64; 2] {
+    SENT.get()
+}
 
 /// A socket of one netlink protocol.
 pub struct Connection {
@@ -250,7 +260,11 @@ impl Connection {
         }
         loop {
             match self.socket.send_to(&bytes, &SocketAddr::new(0, 0), 0) {
-                Ok(_) => return Ok(self.sequence),
+                Ok(_) => {
+                    let [datagrams, messages] = SENT.get();
+                    SENT.set([datagrams + 1, messages + requests.len() as u64]);
+                    return Ok(self.sequence);
+                }
                 Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
                 Err(error) => return Err(socket_error(&error)),
             }

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::rig::{ALL, Rig, lists, longest_pause};
+use super::rig::{ALL, Ground, Rig, lists, longest_pause};
 use crate::api_server::Resource;
 
 fn drop_watches(rig: &Rig) {
@@ -11,7 +11,7 @@ fn drop_watches(rig: &Rig) {
 
 #[test]
 fn under_ten_thousand_services_no_request_fails_when_the_api_server_refuses_throttles_and_forgets() {
-    let mut rig = Rig::start(4);
+    let mut rig = Rig::start(Ground::Iptables, 4);
     let throttle = |rig: &Rig| {
         rig.server.throttle(4);
         let asked = rig.server.requests().len();

@@ -2,13 +2,13 @@
 
 use std::time::Duration;
 
-use super::rig::{ALL, Rig, lists, set_endpoints};
+use super::rig::{ALL, Ground, Rig, lists, set_endpoints};
 use crate::api_server::{ApiServer, History, Resource};
 use crate::netns::world::Pod;
 
 #[test]
 fn under_ten_thousand_services_no_request_fails_when_the_api_server_goes_and_comes_back() {
-    let mut rig = Rig::start(5);
+    let mut rig = Rig::start(Ground::Iptables, 5);
     for (name, history) in [
         ("a restart that keeps the history", History::Kept),
         ("a restart that forgets the history", History::Forgotten),
@@ -53,5 +53,7 @@ fn under_ten_thousand_services_no_request_fails_when_the_api_server_goes_and_com
     for resource in ALL {
         assert_eq!(lists(&requests, resource), 0, "half an event is no reason to list {resource:?}");
     }
+    rig.restart();
+    rig.idle();
     rig.finish();
 }

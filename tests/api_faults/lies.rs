@@ -2,7 +2,7 @@
 
 use serde_json::json;
 
-use super::rig::{Rig, lists};
+use super::rig::{Ground, Rig, lists};
 use crate::api_server::Resource;
 use crate::daemon::eventually;
 use crate::netns::world::{FAMILIES, Pod, cluster_ip};
@@ -15,7 +15,7 @@ fn line(kind: &str, mut object: serde_json::Value, version: u64) -> String {
 
 #[test]
 fn under_ten_thousand_services_no_request_fails_when_the_api_server_lies() {
-    let mut rig = Rig::start(5);
+    let mut rig = Rig::start(Ground::Iptables, 5);
     let changing = || service("changing", &FAMILIES.map(|family| cluster_ip(family, 2)));
 
     let stranger = || service("stranger", &FAMILIES.map(|family| cluster_ip(family, 90)));

@@ -86,6 +86,25 @@ impl Daemon {
         value.unwrap_or_default()
     }
 
+    /// All samples of a metric, added up.
+    pub(crate) fn metric_sum(&self, name: &str) -> f64 {
+        let page = get(&self.node, METRICS.parse().expect("an address"), "/metrics").body;
+        let of_it =
+            page.lines().filter(|line| line.strip_prefix(name).is_some_and(|rest| rest.starts_with(['{', ' '])));
+        of_it.filter_map(|line| line.rsplit(' ').next()?.parse::<f64>().ok()).sum()
+    }
+
+    /// Processor time of all its threads, in user space and in the kernel. Asking for it costs the daemon nothing.
+    pub(crate) fn processor_time(&self) -> Duration {
+        let tasks = std::fs::read_dir(format!("/proc/{}/task", self.process.id())).expect("its threads");
+        // Nanoseconds on a processor come first. A thread may end meanwhile.
+        let of = |task: std::io::Result<std::fs::DirEntry>| {
+            let text = std::fs::read_to_string(task.ok()?.path().join("schedstat")).ok()?;
+            text.split(' ').next()?.parse().ok().map(Duration::from_nanos)
+        };
+        tasks.filter_map(of).sum()
+    }
+
     /// What it has written so far.
     pub(crate) fn log(&self) -> String {
         self.process.log()
@@ -93,6 +112,11 @@ impl Daemon {
 
     /// Ends it with a signal, and waits until it has ended.
     pub(crate) fn end(mut self, signal: Signal) {
+        self.stop(signal);
+    }
+
+    /// The same for one that is kept, so that another can take its place.
+    pub(crate) fn stop(&mut self, signal: Signal) {
         self.process.signal(signal);
         assert!(self.process.wait(Duration::from_secs(20)).is_some(), "it goes on after {signal:?}");
     }

@@ -2,6 +2,7 @@
 
 use std::net::SocketAddr;
 use std::path::Path;
+use std::sync::Mutex;
 use std::time::Duration;
 
 use super::{all_failed, failed, nonsense, number, protocol};
@@ -20,6 +21,10 @@ const ATTEMPTS: usize = 6;
 /// The weight that is reported for a real server to which packets do not get by translation: never a wanted one, so that the
 /// real server is written anew.
 pub(super) const FOREIGN_WEIGHT: u32 = u32::MAX;
+
+/// How the family was numbered when it was last asked for. The kernel gives it another number when the module is loaded again, and
+/// refuses the old one with `ENOENT`.
+static KNOWN: Mutex<Option<Ipvs>> = Mutex::new(None);
 
 /// The kernel's load balancer, as it is reached.
 pub(in crate::linux) struct Balancer {
@@ -40,7 +45,18 @@ impl Balancer {
         })?;
         let missing = || NetlinkError::Refused { errno: errno::ENOENT, explanation: None, echo: Vec::new() };
         let ipvs = Ipvs::new(&family.ok_or_else(missing)?);
+        if let Ok(mut known) = KNOWN.lock() {
+            *known = Some(ipvs);
+        }
         Ok(Balancer { connection, ipvs })
+    }
+
+    /// The same without asking, if the family is known.
+    fn open_again(timeout: Duration) -> Result<Balancer, NetlinkError> {
+        match KNOWN.lock().ok().and_then(|known| *known) {
+            Some(ipvs) => Ok(Balancer { connection: Connection::open(GENERIC, timeout)?, ipvs }),
+            None => Balancer::open(timeout),
+        }
     }
 
     /// An error of [`Balancer::open`].
@@ -178,7 +194,7 @@ fn service(key: &VirtualKey, state: &VirtualServer) -> Service {
 
 /// Carries out operations on virtual and real servers.
 pub(super) fn apply(operations: &[&Op], timeout: Duration) -> Vec<Result<(), KernelError>> {
-    let mut balancer = match Balancer::open(timeout) {
+    let mut balancer = match Balancer::open_again(timeout) {
         Ok(balancer) => balancer,
         Err(error) => return operations.iter().map(|op| Err(Balancer::missing(&op.to_string(), &error))).collect(),
     };
@@ -193,6 +209,13 @@ pub(super) fn apply(operations: &[&Op], timeout: Duration) -> Vec<Result<(), Ker
     let outcomes = balancer.connection.batch(&requests);
     if outcomes.len() != operations.len() {
         return all_failed(operations, &NetlinkError::Overrun);
+    }
+    let unknown =
+        |outcome: &Result<(), NetlinkError>| matches!(outcome, Err(NetlinkError::Refused { errno: errno::ENOENT, .. }));
+    if outcomes.iter().any(unknown)
+        && let Ok(mut known) = KNOWN.lock()
+    {
+        *known = None;
     }
     let pairs = operations.iter().zip(outcomes);
     pairs.map(|(op, outcome)| outcome.map_err(|error| op_error(op, &error))).collect()
