@@ -16,8 +16,8 @@ use crate::bench::report::{Reading, Unit, readings_of};
 use crate::bench::traffic::{self, KeepAlive, Places};
 use crate::bench::world::{World, pod_network};
 use crate::compile::{Features, LocalDetector, NodeContext};
-use crate::iptables::IptablesBackend;
 use crate::iptables::names;
+use crate::iptables::{IptablesBackend, Layout};
 use crate::ipvs::{IpvsBackend, IpvsSettings};
 use crate::kernel::{ErrorKind, FoundChain, Kernel, KernelError, Table, TableId};
 use crate::linux::{self, LinuxKernel, Variant, scratch, usage};
@@ -157,9 +157,10 @@ impl<S: FnMut(Message)> Cell<S> {
 
     fn first_packet(&mut self, fleet: Fleet, mode: Mode, duration: Duration) -> Result<(), BenchError> {
         self.progress("first packet");
-        let places = match mode {
-            Mode::IptablesNft | Mode::IptablesLegacy => self.places(fleet)?,
-            Mode::Ipvs => None,
+        // Elsewhere there is no list that is walked from one end to the other.
+        let places = match mode.layout() {
+            Some(Layout::KubeProxy) => self.places(fleet)?,
+            Some(Layout::Compact) | None => None,
         };
         let places = places.unwrap_or_else(|| Places::by_number(fleet));
         for (target, taken) in traffic::first_packets(&self.world, fleet, places, duration)? {
@@ -304,9 +305,9 @@ fn engine(mode: Mode, tools: Tools) -> Result<(Engine<LinuxKernel, SystemClock>,
     });
     let environment = vec![environment];
     let kernel = LinuxKernel::new(linux::Options { variant, families, environment, ..linux::Options::default() })?;
-    let backend: Box<dyn Backend> = match mode {
-        Mode::IptablesNft | Mode::IptablesLegacy => Box::<IptablesBackend>::default(),
-        Mode::Ipvs => {
+    let backend: Box<dyn Backend> = match mode.layout() {
+        Some(layout) => Box::new(IptablesBackend { layout }),
+        None => {
             let scheduler = IpvsSettings::default().scheduler;
             kernel.ipvs_requirements(&linux::ipvs::Needs { families, scheduler, dummy_link: true })?;
             let _remarks = kernel.prepare_ipvs(&linux::ipvs::Preparation::default())?;

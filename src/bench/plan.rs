@@ -4,6 +4,8 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use crate::iptables::Layout;
+
 /// A way to serve Services.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
@@ -12,28 +14,57 @@ pub enum Mode {
     IptablesNft,
     /// iptables mode with `iptables-legacy`.
     IptablesLegacy,
+    /// iptables mode in the compact layout with `iptables-nft`.
+    IptablesNftCompact,
+    /// iptables mode in the compact layout with `iptables-legacy`.
+    IptablesLegacyCompact,
     /// IPVS mode, with whichever iptables the node uses for its few rules, or the other one where that does not work.
     Ipvs,
 }
 
 impl Mode {
     /// All modes, in the order in which they are shown.
-    pub const ALL: [Mode; 3] = [Mode::IptablesNft, Mode::IptablesLegacy, Mode::Ipvs];
+    pub const ALL: [Mode; 5] =
+        [Mode::IptablesNft, Mode::IptablesLegacy, Mode::IptablesNftCompact, Mode::IptablesLegacyCompact, Mode::Ipvs];
+    /// Modes that can be asked for by name; those of other layouts are asked for by the layout.
+    pub const NAMED: [Mode; 3] = [Mode::IptablesNft, Mode::IptablesLegacy, Mode::Ipvs];
 
-    /// As it is written on the command line and in reports.
+    /// As it is written in reports, and on the command line if it is [named](Mode::NAMED).
     pub fn as_str(self) -> &'static str {
         match self {
             Mode::IptablesNft => "iptables-nft",
             Mode::IptablesLegacy => "iptables-legacy",
+            Mode::IptablesNftCompact => "iptables-nft-compact",
+            Mode::IptablesLegacyCompact => "iptables-legacy-compact",
             Mode::Ipvs => "ipvs",
+        }
+    }
+
+    /// The same mode in another layout of the rules; IPVS mode has only one.
+    pub fn with_layout(self, layout: Layout) -> Mode {
+        match (self, layout) {
+            (Mode::IptablesNft | Mode::IptablesNftCompact, Layout::KubeProxy) => Mode::IptablesNft,
+            (Mode::IptablesNft | Mode::IptablesNftCompact, Layout::Compact) => Mode::IptablesNftCompact,
+            (Mode::IptablesLegacy | Mode::IptablesLegacyCompact, Layout::KubeProxy) => Mode::IptablesLegacy,
+            (Mode::IptablesLegacy | Mode::IptablesLegacyCompact, Layout::Compact) => Mode::IptablesLegacyCompact,
+            (Mode::Ipvs, _) => Mode::Ipvs,
+        }
+    }
+
+    /// How it lays out the rules for Services, if it has such rules.
+    pub fn layout(self) -> Option<Layout> {
+        match self {
+            Mode::IptablesNft | Mode::IptablesLegacy => Some(Layout::KubeProxy),
+            Mode::IptablesNftCompact | Mode::IptablesLegacyCompact => Some(Layout::Compact),
+            Mode::Ipvs => None,
         }
     }
 
     /// The tools that it can be measured with, the first that work. `node`: those that the rest of the node uses.
     pub fn tools(self, node: Tools) -> Vec<Tools> {
         match (self, node) {
-            (Mode::IptablesNft, _) => vec![Tools::Nft],
-            (Mode::IptablesLegacy, _) => vec![Tools::Legacy],
+            (Mode::IptablesNft | Mode::IptablesNftCompact, _) => vec![Tools::Nft],
+            (Mode::IptablesLegacy | Mode::IptablesLegacyCompact, _) => vec![Tools::Legacy],
             (Mode::Ipvs, Tools::Nft) => vec![Tools::Nft, Tools::Legacy],
             (Mode::Ipvs, Tools::Legacy) => vec![Tools::Legacy, Tools::Nft],
         }
@@ -43,7 +74,7 @@ impl Mode {
     pub fn parse(word: &str) -> Option<Vec<Mode>> {
         match word {
             "iptables" => Some(vec![Mode::IptablesNft, Mode::IptablesLegacy]),
-            _ => Mode::ALL.into_iter().find(|mode| mode.as_str() == word).map(|mode| vec![mode]),
+            _ => Mode::NAMED.into_iter().find(|mode| mode.as_str() == word).map(|mode| vec![mode]),
         }
     }
 }
@@ -209,8 +240,11 @@ mod tests {
 
     #[test]
     fn names_are_read_as_they_are_written() {
-        for mode in Mode::ALL {
+        for mode in Mode::NAMED {
             assert_eq!(Mode::parse(mode.as_str()), Some(vec![mode]));
+        }
+        for mode in Mode::ALL {
+            assert_eq!(mode.layout().map_or(mode, |layout| mode.with_layout(layout)), mode);
             assert_eq!(serde_json::to_value(mode).unwrap(), mode.as_str());
         }
         for scenario in Scenario::ALL {

@@ -288,7 +288,7 @@ pub(crate) mod tests {
             portolan: "0.1.0".into(),
             started: 1_700_000_000,
             took: 12.5,
-            plan: Plan { modes: Mode::ALL.to_vec(), services: vec![10, 10_000], repeat: 2, effort },
+            plan: Plan { modes: Mode::NAMED.to_vec(), services: vec![10, 10_000], repeat: 2, effort },
             facts: Facts { kernel: "6.1.0 <test>".into(), ..Facts::default() },
             iptables: [Mode::IptablesNft, Mode::IptablesLegacy].map(|mode| (mode, "1.8.9".to_owned())).into(),
             skipped: vec![Skipped { mode: Mode::Ipvs, why: "the kernel has no ip_vs".into() }],

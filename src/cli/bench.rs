@@ -11,9 +11,12 @@ use crate::bench::plan::{Effort, Mode, Plan, Scenario};
 use crate::bench::report::Report;
 use crate::bench::{self, cell, html, table};
 use crate::config::duration::{GoDuration, parse_duration};
+use crate::iptables::Layout;
 
 /// Both variants of iptables.
 const IPTABLES: &str = "iptables";
+const KUBE_PROXY: &str = "kube-proxy";
+const COMPACT: &str = "compact";
 
 /// What `portolan bench` is told.
 #[derive(Debug, Args)]
@@ -21,8 +24,12 @@ pub(super) struct BenchFlags {
     /// Modes to measure side by side; iptables means both of its variants. One that this kernel cannot do is left out, and
     /// the report says why
     #[arg(long, value_name = "MODES", value_delimiter = ',', default_value = "iptables,ipvs",
-          value_parser = PossibleValuesParser::new([IPTABLES].into_iter().chain(Mode::ALL.map(Mode::as_str))))]
+          value_parser = PossibleValuesParser::new([IPTABLES].into_iter().chain(Mode::NAMED.map(Mode::as_str))))]
     modes: Vec<String>,
+    /// Layouts of the rules of iptables to measure side by side, as --iptables-layout knows them
+    #[arg(long, value_name = "LAYOUTS", value_delimiter = ',', default_value = KUBE_PROXY,
+          value_parser = PossibleValuesParser::new([KUBE_PROXY, COMPACT]))]
+    layouts: Vec<String>,
     /// Questions to answer
     #[arg(long, value_name = "SCENARIOS", value_delimiter = ',', default_values = Scenario::ALL.map(Scenario::as_str),
           value_parser = PossibleValuesParser::new(Scenario::ALL.map(Scenario::as_str)))]
@@ -101,7 +108,9 @@ fn plan(flags: &BenchFlags) -> anyhow::Result<Plan> {
         changes: flags.changes,
         rate: f64::from(flags.churn_rate),
     };
-    let modes = unique(flags.modes.iter().filter_map(|word| Mode::parse(word)).flatten());
+    let layouts = flags.layouts.iter().map(|word| if word == COMPACT { Layout::Compact } else { Layout::KubeProxy });
+    let named: Vec<Mode> = flags.modes.iter().filter_map(|word| Mode::parse(word)).flatten().collect();
+    let modes = unique(layouts.flat_map(|layout| named.iter().map(move |mode| mode.with_layout(layout))));
     Ok(Plan { modes, services: unique(flags.services.iter().copied()), repeat: flags.repeat, effort })
 }
 
@@ -144,16 +153,28 @@ mod tests {
     #[test]
     fn without_flags_everything_is_measured() {
         let plan = planned("bench").unwrap();
-        assert_eq!(plan.modes, Mode::ALL);
+        assert_eq!(plan.modes, Mode::NAMED);
         assert_eq!(plan.effort.scenarios, Scenario::ALL);
         assert_eq!(plan.services, [10, 100, 1000, 10_000]);
     }
 
     #[test]
+    fn each_layout_of_iptables_stands_beside_the_other_and_ipvs_has_one() {
+        let plan = planned("bench --modes iptables-nft,ipvs --layouts kube-proxy,compact").unwrap();
+        assert_eq!(plan.modes, [Mode::IptablesNft, Mode::Ipvs, Mode::IptablesNftCompact]);
+    }
+
+    #[test]
     fn what_cannot_be_measured_is_refused() {
-        for line in
-            ["--modes nftables", "--services 0", "--duration -1s", "--duration=0s", "--scenarios all", "--repeat 0"]
-        {
+        for line in [
+            "--modes nftables",
+            "--layouts flat",
+            "--services 0",
+            "--duration -1s",
+            "--duration=0s",
+            "--scenarios all",
+            "--repeat 0",
+        ] {
             assert!(planned(&format!("bench {line}")).is_err(), "{line}");
         }
     }
