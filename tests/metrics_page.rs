@@ -1,13 +1,14 @@
 //! The page /metrics of a running daemon, as Prometheus' own promtool judges it.
 
 mod linux_support;
+#[path = "support/running.rs"]
+mod running;
 
-use std::io::{Read, Write};
-use std::net::TcpStream;
-use std::process::{Child, Command, Stdio};
-use std::time::{Duration, Instant};
+use std::io::Write;
+use std::process::{Command, Stdio};
 
 use linux_support::in_namespace;
+use running::{METRICS, Running, get, sample, wait_for};
 
 /// Names that promtool finds fault with, and that are kube-proxy's: gauges that end as counters do.
 const NAMES_OF_KUBE_PROXY: [&str; 2] =
@@ -39,44 +40,18 @@ fn complaints(promtool: &str, page: &str) -> Vec<String> {
     String::from_utf8_lossy(&output.stderr).lines().map(str::to_owned).collect()
 }
 
-/// Killed when dropped.
-struct Daemon(Child);
-
-impl Drop for Daemon {
-    fn drop(&mut self) {
-        // It may have ended already.
-        let _ended = self.0.kill();
-        let _reaped = self.0.wait();
-    }
-}
-
 /// The page after a sync, from a daemon that serves a Service of every kind.
 fn page() -> String {
     let manifests = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/golden/every-kind/cluster.yaml");
     let arguments = ["--manifests", manifests, "--hostname-override", "node1", "--iptables-variant", "nft"];
     let mut command = Command::new(env!("CARGO_BIN_EXE_portolan"));
-    let _daemon = Daemon(command.args(arguments).stderr(Stdio::null()).spawn().expect("the daemon starts"));
-    let deadline = Instant::now() + Duration::from_secs(60);
-    loop {
-        let page = get("/metrics").unwrap_or_default();
-        let synced = |line: &str| {
-            line.starts_with("kubeproxy_sync_proxy_rules_duration_seconds_count{ip_family=\"IPv4\"}")
-                && !line.ends_with(" 0")
-        };
-        if page.lines().any(synced) {
-            return page;
-        }
-        assert!(Instant::now() < deadline, "no sync within a minute: {page}");
-        std::thread::sleep(Duration::from_millis(50));
-    }
-}
-
-fn get(path: &str) -> std::io::Result<String> {
-    let mut stream = TcpStream::connect("127.0.0.1:10249")?;
-    write!(stream, "GET {path} HTTP/1.1\r\nHost: node\r\nConnection: close\r\n\r\n")?;
-    let mut answer = String::new();
-    stream.read_to_string(&mut answer)?;
-    Ok(answer.split_once("\r\n\r\n").map(|(_, body)| body.to_owned()).unwrap_or_default())
+    let _daemon = Running::start(command.args(arguments).stderr(Stdio::null()));
+    let mut page = String::new();
+    wait_for("a sync", || {
+        page = get(METRICS, "/metrics").body;
+        sample(&page, "kubeproxy_sync_proxy_rules_duration_seconds_count", "IPv4").is_some_and(|count| count > 0.0)
+    });
+    page
 }
 
 #[test]
