@@ -114,19 +114,15 @@ fn the_file_with_every_field_sets_each_to_another_value_than_its_default() {
 }
 
 #[test]
-fn a_file_as_kind_writes_it_leaves_the_times_of_the_kernel_alone() {
+fn a_file_as_kind_has_it_leaves_the_limit_of_the_kernel_alone() {
     let (settings, warnings) = read(include_str!("kind.yaml"));
-    let conntrack = Conntrack {
-        max_per_core: 0,
-        tcp_established_timeout: Duration::ZERO,
-        tcp_close_wait_timeout: Duration::ZERO,
-        ..Settings::default().conntrack
-    };
+    let defaults = Settings::default();
     let expected = Settings {
         kubeconfig: Some("/var/lib/kube-proxy/kubeconfig.conf".into()),
         detect_local: DetectLocal::ClusterCidr(nets(&["10.244.0.0/16"])),
-        conntrack,
-        ..Settings::default()
+        min_sync_period: Duration::from_secs(1),
+        conntrack: Conntrack { max_per_core: 0, ..defaults.conntrack },
+        ..defaults
     };
     assert_eq!((settings, warnings), (expected, Vec::new()));
 }
