@@ -26,7 +26,7 @@ const IMPORTS: &[(&str, &[&str])] = &[
     ("source", &["net", "model"]),
     ("config", &["net", "kernel", "compile"]),
     ("metrics", &["net", "model", "kernel", "sync"]),
-    ("health", &["net", "model", "sync"]),
+    ("health", &["net", "model", "sync", "linux"]),
     ("bench", &["net", "model", "kernel", "compile", "backend", "iptables", "ipvs", "linux", "sync"]),
     (
         "cli",

@@ -6,6 +6,7 @@
 
 mod accept;
 mod check;
+mod debug;
 mod pages;
 mod server;
 mod service;

@@ -4,12 +4,12 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use axum::Router;
-use axum::body::Bytes;
 use axum::http::{HeaderMap, Method, StatusCode, Uri, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::any;
 
 use super::check::{self, Slis};
+use super::debug;
 use super::server::Server;
 use super::state::{HealthState, Probe};
 use super::zpages::{self, Zpages};
@@ -85,35 +85,7 @@ pub(super) fn metrics_router(pages: &Arc<Pages>) -> Router {
         .route("/configz", page("application/json", |pages| &pages.configz))
         .route("/statusz", any(move |head: HeaderMap| std::future::ready(statusz.answer(&zpages::STATUSZ, &head))))
         .route("/flagz", any(move |head: HeaderMap| std::future::ready(flagz.answer(&zpages::FLAGZ, &head))))
-        .merge(debug_router(pages))
-}
-
-fn debug_router(pages: &Arc<Pages>) -> Router {
-    let pages = Arc::clone(pages);
-    let verbosity = move |method: Method, body: Bytes| {
-        let set = pages.set_verbosity.as_ref().filter(|_| (pages.debugging)() == Debugging::On);
-        std::future::ready(set.map_or_else(not_found, |set| put_verbosity(&method, &body, set)))
-    };
-    Router::new().route("/debug/flags/v", any(verbosity))
-}
-
-fn put_verbosity(method: &Method, body: &[u8], set: &SetVerbosity) -> Response {
-    if *method != Method::PUT {
-        return answer(406, TEXT, "only PUT, with a number as the body\n".to_owned());
-    }
-    let text = String::from_utf8_lossy(body);
-    let done = text.trim().parse().map_err(|_| "not a number".to_owned()).and_then(|level: u32| {
-        set(level)?;
-        Ok(level)
-    });
-    match done {
-        Ok(level) => answer(200, TEXT, format!("verbosity is {level} now\n")),
-        Err(error) => answer(400, TEXT, format!("{:?} cannot be set: {error}\n", text.trim())),
-    }
-}
-
-fn not_found() -> Response {
-    StatusCode::NOT_FOUND.into_response()
+        .merge(debug::router(pages))
 }
 
 /// The content type of plain text.

@@ -18,6 +18,7 @@ mod items;
 pub mod memory;
 pub mod nftables;
 pub mod node;
+pub mod profile;
 pub mod scratch;
 mod script;
 pub mod sysctl;

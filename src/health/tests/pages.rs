@@ -62,8 +62,12 @@ fn the_metrics_server_answers_on_its_paths_only() {
             ("GET", "/flagz", 200, TEXT, "config=/conf\nv=2\n"),
             ("GET", "/", 404, "", ""),
             ("GET", "/livez", 404, "", ""),
+            ("GET", "/debug/flags", 404, "", ""),
             ("GET", "/debug/flags/v", 404, "", ""),
+            ("GET", "/debug/pprof", 404, "", ""),
+            ("GET", "/debug/pprof/", 404, "", ""),
             ("GET", "/debug/pprof/profile", 404, "", ""),
+            ("GET", "/debug/pprof/cmdline", 404, "", ""),
         ],
     );
     assert_eq!(get(address, "/metrics/slis").unwrap().body, "", "what was counted is gone");
@@ -144,6 +148,36 @@ fn the_verbosity_can_be_put_while_debugging_is_on() {
         assert_eq!(send(address, request, "", body).status, status, "{request} {body}");
     }
     assert_eq!(said.verbosity.load(SeqCst), 4);
+}
+
+#[test]
+fn the_pages_for_debugging_have_the_paths_of_go() {
+    let said = Arc::new(Said::default());
+    said.debugging.store(true, SeqCst);
+    let setup = start_saying(None, Duration::from_millis(50), &said);
+    let address = eventually("bound", || setup.servers.bound().metrics);
+    let html = "text/html; charset=utf-8";
+    check(
+        address,
+        &[
+            ("GET", "/debug/flags", 200, html, "<a href=\"/debug/flags/v\">v</a>"),
+            ("GET", "/debug/flags/", 200, html, "<a href=\"/debug/flags/v\">v</a>"),
+            ("GET", "/debug/flags/v", 406, TEXT, "PUT"),
+            ("GET", "/debug/pprof/", 200, html, "<a href=\"/debug/pprof/profile?seconds=30\">"),
+            ("GET", "/debug/pprof/symbol", 200, TEXT, "num_symbols: 0\n"),
+            ("GET", "/debug/pprof/heap", 404, TEXT, "does not record where memory is allocated"),
+            ("GET", "/debug/pprof/goroutine?debug=2", 404, TEXT, "threads and no goroutines"),
+            ("GET", "/debug/pprof/trace", 404, TEXT, "cannot record a trace"),
+            ("GET", "/debug/pprof/other", 404, TEXT, "no such profile"),
+            ("GET", "/debug/flags/other", 404, "", ""),
+            ("GET", "/debug", 404, "", ""),
+        ],
+    );
+    let moved = get(address, "/debug/pprof").unwrap();
+    assert_eq!(moved.status, 302);
+    assert!(moved.head.contains("location: /debug/pprof/\r\n"), "{}", moved.head);
+    let program = std::env::args().next().unwrap();
+    assert_eq!(get(address, "/debug/pprof/cmdline").unwrap().body.split('\0').next(), Some(program.as_str()));
 }
 
 #[test]
