@@ -71,7 +71,7 @@ pub(super) async fn serve(listener: &TcpListener, router: Router) -> io::Error {
     loop {
         match listener.accept().await {
             Ok((stream, _)) => {
-                tokio::spawn(answer(stream, router.clone(), closing.clone()));
+                tokio::spawn(answer(stream, router.clone(), closing.clone(), HEAD_WITHIN));
             }
             Err(error) if is_about_one_connection(&error) => {}
             Err(error) if is_lack_of_room(&error) => {
@@ -83,10 +83,10 @@ pub(super) async fn serve(listener: &TcpListener, router: Router) -> io::Error {
     }
 }
 
-async fn answer(stream: TcpStream, router: Router, mut closing: watch::Receiver<()>) {
+async fn answer(stream: TcpStream, router: Router, mut closing: watch::Receiver<()>, head_within: Duration) {
     let connection = hyper::server::conn::http1::Builder::new()
         .timer(TokioTimer::new())
-        .header_read_timeout(HEAD_WITHIN)
+        .header_read_timeout(head_within)
         .max_buf_size(HEAD_SIZE)
         .serve_connection(TokioIo::new(stream), TowerToHyperService::new(router));
     let mut connection = std::pin::pin!(connection);
@@ -113,4 +113,33 @@ fn is_about_one_connection(error: &io::Error) -> bool {
 fn is_lack_of_room(error: &io::Error) -> bool {
     let lack = [Errno::MFILE, Errno::NFILE, Errno::NOBUFS, Errno::NOMEM];
     error.raw_os_error().is_some_and(|code| lack.iter().any(|errno| errno.raw_os_error() == code))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::{Read, Write};
+
+    use super::*;
+
+    #[test]
+    fn a_client_that_does_not_end_its_head_in_time_is_cut_off() {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        // The first word of a request, one whole request and the beginning of the next, and nothing at all.
+        for (said, answers) in [("GET / HT", 0), ("GET / HTTP/1.1\r\nHost: x\r\n\r\nGET", 1), ("", 0)] {
+            let listener = listen("127.0.0.1:0".parse().unwrap(), Stack::Usual, Port::Own).unwrap();
+            let mut client = std::net::TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+            client.write_all(said.as_bytes()).unwrap();
+            runtime.block_on(async {
+                let (stream, _) = TcpListener::from_std(listener).unwrap().accept().await.unwrap();
+                let (_open, closing) = watch::channel(());
+                let answered = answer(stream, Router::new(), closing, Duration::from_millis(100));
+                let in_time = tokio::time::timeout(Duration::from_secs(60), answered).await;
+                assert!(in_time.is_ok(), "it waits for ever for the rest of {said:?}");
+            });
+            client.set_read_timeout(Some(Duration::from_secs(60))).unwrap();
+            let mut text = String::new();
+            client.read_to_string(&mut text).unwrap();
+            assert_eq!(text.matches("HTTP/1.1 404").count(), answers, "{text}");
+        }
+    }
 }

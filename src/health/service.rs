@@ -255,3 +255,33 @@ fn body(service: &ServiceName, local_endpoints: usize, service_proxy_healthy: bo
     let _ = Body { service, local_endpoints, service_proxy_healthy }.serialize(&mut serializer);
     String::from_utf8(text).unwrap_or_default()
 }
+
+#[cfg(test)]
+mod tests {
+    use http_body::Body as _;
+
+    use super::*;
+    use crate::sync::clock::TestClock;
+
+    #[test]
+    fn a_service_that_is_removed_between_the_connection_and_its_request_gets_an_empty_200() {
+        let health = Arc::new(HealthState::new(Duration::from_secs(30), TestClock::default()));
+        let addresses = PerFamily::from_fn(|_| ListenAddresses::All);
+        let wanted = Mutex::new(Wanted { checks: HealthChecks::default(), addresses });
+        let shared = Shared { wanted, changed: Notify::new(), health, on_failure: OnceLock::new() };
+        let service = ServiceName::new("ns", "web");
+        let answer = |shared: &Shared| {
+            let answer = shared.answer(&service, IpFamily::V4);
+            (answer.status().as_u16(), answer.body().size_hint().exact() == Some(0), answer.headers().is_empty())
+        };
+        let of = |local_endpoints| HealthCheck { port: NonZeroU16::MIN, local_endpoints };
+        let one = of(PerFamily { v4: Some(1), v6: None });
+        shared.wanted().checks.insert(service.clone(), one);
+        assert_eq!(answer(&shared), (200, false, false));
+        let other_family = of(PerFamily { v4: None, v6: Some(1) });
+        shared.wanted().checks.insert(service.clone(), other_family);
+        assert_eq!(answer(&shared), (200, true, true), "it is gone from this family");
+        shared.wanted().checks.clear();
+        assert_eq!(answer(&shared), (200, true, true));
+    }
+}

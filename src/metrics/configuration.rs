@@ -2,9 +2,9 @@
 
 use std::time::SystemTime;
 
-use prometheus::{Gauge, IntCounterVec, IntGauge, Opts, Registry};
+use prometheus::{Gauge, IntCounterVec, IntGauge, Registry};
 
-use super::{registered, seconds};
+use super::{opts, registered, seconds};
 
 /// What became of a change of the configuration file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -37,14 +37,13 @@ pub(super) struct ConfigurationMetrics {
 
 impl ConfigurationMetrics {
     pub(super) fn register(registry: &Registry) -> Result<ConfigurationMetrics, prometheus::Error> {
-        let opts = |name: &str, help: &str| Opts::new(format!("portolan_config_{name}"), help);
-        let reloads = opts("reloads_total", "Changes of the configuration file, by what became of them.");
+        let reloads = opts("config_reloads_total", "Changes of the configuration file, by what became of them.");
         let valid = opts(
-            "valid",
+            "config_valid",
             "Whether the configuration file is right as it is now: 1 or 0. At 0 the one before is in force.",
         );
         let last_reload = opts(
-            "last_reload_timestamp_seconds",
+            "config_last_reload_timestamp_seconds",
             "When another configuration was put in force, in Unix time; 0: not since the start.",
         );
         let metrics = ConfigurationMetrics {

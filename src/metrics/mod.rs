@@ -17,7 +17,7 @@ mod watch;
 use std::time::{Duration, SystemTime};
 
 use prometheus::core::Collector;
-use prometheus::{Registry, TextEncoder};
+use prometheus::{Opts, Registry, TextEncoder};
 
 use crate::model::ObjectKind;
 use crate::net::{IpFamily, PerFamily};
@@ -166,6 +166,11 @@ impl Metrics {
         // Encoding fails only on families without a name or without samples, and the registry leaves those out.
         TextEncoder::new().encode_to_string(&self.registry.gather()).unwrap_or_default()
     }
+}
+
+/// A metric of our own: its name without `portolan_`, and its help.
+fn opts(name: &str, help: &str) -> Opts {
+    Opts::new(format!("portolan_{name}"), help)
 }
 
 /// Registers a metric and gives it back.

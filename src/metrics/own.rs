@@ -1,9 +1,11 @@
 //! Metrics that kube-proxy has no counterpart of: what was wrong with objects, what the kernel said, what drifted.
 
-use prometheus::{HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry};
+use std::time::Duration;
+
+use prometheus::{HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Registry};
 
 use super::proxy::label;
-use super::registered;
+use super::{opts, registered};
 use crate::kernel::{Area, ErrorKind, TableId};
 use crate::model::ObjectKind;
 use crate::net::IpFamily;
@@ -16,6 +18,7 @@ pub(super) struct OwnMetrics {
     stage_duration: HistogramVec,
     drift: IntCounterVec,
     failed_dumps: IntCounterVec,
+    kernel_errors: IntCounterVec,
     inconsistent_services: IntCounter,
     unprogrammed_services: IntGauge,
     items: IntGaugeVec,
@@ -31,14 +34,13 @@ const OPERATIONS: [&str; 7] =
 
 impl OwnMetrics {
     pub(super) fn register(registry: &Registry, families: &[IpFamily]) -> Result<OwnMetrics, prometheus::Error> {
-        let opts = |name: &str, help: &str| Opts::new(format!("portolan_{name}"), help);
         let counters = |name: &str, labels: &[&str], help: &str| {
             registered(registry, IntCounterVec::new(opts(name, help), labels)?)
         };
         let stages = HistogramOpts {
             common_opts: opts(
                 "sync_stage_duration_seconds",
-                "How long one stage of a sync took: dump, compute, apply.",
+                "How long one stage of a sync took: dump (read the kernel), compute, apply (change it), flows (forget stale ones).",
             ),
             buckets: (0..20).map(|power| 0.000_1 * f64::from(1 << power)).collect(),
         };
@@ -71,6 +73,11 @@ impl OwnMetrics {
                 &["ip_family", "table"],
                 "Attempts to read a table that failed.",
             )?,
+            kernel_errors: counters(
+                "kernel_errors_total",
+                &["class"],
+                "What the kernel or its tools refused or could not do: operations, reading a table, forgetting flows.",
+            )?,
             inconsistent_services: registered(registry, IntCounter::with_opts(inconsistent)?)?,
             unprogrammed_services: registered(registry, IntGauge::with_opts(unprogrammed)?)?,
             items: registered(registry, IntGaugeVec::new(items, &["ip_family", "kind"])?)?,
@@ -91,7 +98,10 @@ impl OwnMetrics {
                 let _ = self.operations.with_label_values(&[operation, kind.as_str()]);
             }
         }
-        for stage in ["dump", "compute", "apply"] {
+        for class in ErrorKind::ALL.into_iter().filter(|class| *class != ErrorKind::Aborted) {
+            let _ = self.kernel_errors.with_label_values(&[class.as_str()]);
+        }
+        for stage in ["dump", "compute", "apply", "flows"] {
             let _ = self.stage_duration.with_label_values(&[stage]);
         }
         for table in TableId::serving().filter(|table| families.contains(&table.family)) {
@@ -102,22 +112,32 @@ impl OwnMetrics {
 
     pub(super) fn observe(&self, report: &SyncReport) {
         for ((operation, result), count) in &report.operations {
-            let result = result.map_or("ok", ErrorKind::as_str);
-            self.operations.with_label_values(&[operation, result]).inc_by(*count);
-        }
-        for (stage, duration) in
-            [("dump", report.dump_duration), ("compute", report.compute_duration), ("apply", report.apply_duration)]
-        {
-            // A partial sync reads nothing; a zero would hide how long reading takes.
-            if stage != "dump" || !duration.is_zero() {
-                self.stage_duration.with_label_values(&[stage]).observe(duration.as_secs_f64());
+            let outcome = result.map_or("ok", ErrorKind::as_str);
+            self.operations.with_label_values(&[operation, outcome]).inc_by(*count);
+            if let Some(class) = result {
+                self.kernel_failed(*class, *count);
             }
         }
+        let observe = |stage: &str, duration: Duration| {
+            self.stage_duration.with_label_values(&[stage]).observe(duration.as_secs_f64());
+        };
+        observe("compute", report.compute_duration);
+        observe("apply", report.apply_duration);
+        // A partial sync reads nothing; a zero would hide how long reading takes. So with flows.
+        if !report.dump_duration.is_zero() {
+            observe("dump", report.dump_duration);
+        }
+        let cleanups = || IpFamily::ALL.into_iter().filter_map(|family| report.flow_cleanup[family].as_ref());
+        if cleanups().next().is_some() {
+            observe("flows", cleanups().map(|cleanup| cleanup.duration).sum());
+        }
+        cleanups().filter_map(|cleanup| cleanup.error.as_ref()).for_each(|error| self.kernel_failed(error.kind, 1));
         for (area, count) in &report.drift {
             self.drift.with_label_values(&area_labels(*area)).inc_by(*count);
         }
-        for (area, _) in &report.failed_dumps {
+        for (area, error) in &report.failed_dumps {
             self.failed_dumps.with_label_values(&area_labels(*area)).inc();
+            self.kernel_failed(error.kind, 1);
         }
         for ((family, kind), count) in &report.items {
             let gauge = self.items.with_label_values(&[label(*family), kind.as_str()]);
@@ -126,6 +146,13 @@ impl OwnMetrics {
         self.draining.set(i64::try_from(report.draining).unwrap_or(i64::MAX));
         self.inconsistent_services.inc_by(report.inconsistent_services);
         self.unprogrammed_services.set(i64::try_from(report.failed.len()).unwrap_or(i64::MAX));
+    }
+
+    /// What was not even tried, since another part of its transaction failed, is no error of its own.
+    fn kernel_failed(&self, class: ErrorKind, count: u64) {
+        if class != ErrorKind::Aborted {
+            self.kernel_errors.with_label_values(&[class.as_str()]).inc_by(count);
+        }
     }
 
     pub(super) fn object_rejected(&self, kind: ObjectKind) {

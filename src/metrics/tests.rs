@@ -123,6 +123,8 @@ fn own_series_exist_from_the_start() {
         "portolan_operations_total{kind=\"replace_chain\",result=\"ok\"} 0",
         "portolan_operations_total{kind=\"delete_flow\",result=\"timed_out\"} 0",
         "portolan_sync_stage_duration_seconds_count{stage=\"compute\"} 0",
+        "portolan_sync_stage_duration_seconds_count{stage=\"flows\"} 0",
+        "portolan_kernel_errors_total{class=\"denied\"} 0",
         "portolan_drift_total{ip_family=\"IPv6\",table=\"nat\"} 0",
         "portolan_failed_dumps_total{ip_family=\"IPv4\",table=\"filter\"} 0",
         "portolan_inconsistent_services_total 0",
@@ -152,7 +154,8 @@ fn a_successful_full_sync_is_recorded() {
     report.rules.insert(nat, TableRules { written: 7, total: 70 });
     report.programmed.push((ServiceName::new("a", "b"), IpFamily::V4, Duration::from_millis(400)));
     report.no_local_endpoints.v4.insert(TrafficPolicyLabel::External, 2);
-    report.flow_cleanup.v6 = Some(FlowCleanup { deleted: 4, ..FlowCleanup::default() });
+    let duration = Duration::from_millis(7);
+    report.flow_cleanup.v6 = Some(FlowCleanup { deleted: 4, duration, error: None });
     report.operations.insert(("replace_chain", None), 9);
     report.drift.insert(Area::Table(nat), 3);
     metrics.observe(&report, at(1234));
@@ -175,6 +178,8 @@ fn a_successful_full_sync_is_recorded() {
         "portolan_drift_total{ip_family=\"IPv4\",table=\"nat\"} 3",
         "portolan_sync_stage_duration_seconds_count{stage=\"dump\"} 0",
         "portolan_sync_stage_duration_seconds_count{stage=\"apply\"} 1",
+        "portolan_sync_stage_duration_seconds_sum{stage=\"flows\"} 0.007",
+        "portolan_sync_stage_duration_seconds_count{stage=\"flows\"} 1",
     ] {
         shows(&text, line);
     }
@@ -208,6 +213,51 @@ fn a_failed_partial_sync_leaves_the_time_of_the_last_good_one() {
     ] {
         shows(&text, line);
     }
+}
+
+#[test]
+fn errors_of_the_kernel_are_counted_by_class_wherever_they_come_from() {
+    let metrics = Metrics::new(BOTH).unwrap();
+    let nat = TableId { family: IpFamily::V6, table: Table::Nat };
+    let mut failed = report(SyncKind::Full);
+    failed.dump_duration = Duration::from_millis(5);
+    failed.operations.insert(("insert_rule", Some(ErrorKind::Rejected)), 2);
+    failed.operations.insert(("add_address", Some(ErrorKind::Rejected)), 1);
+    failed.operations.insert(("insert_rule", Some(ErrorKind::Aborted)), 7);
+    failed.operations.insert(("insert_rule", None), 100);
+    failed.failed_dumps.push((Area::Table(nat), KernelError::new(ErrorKind::TimedOut, "slow")));
+    let error = Some(KernelError::new(ErrorKind::Denied, "no"));
+    failed.flow_cleanup.v4 = Some(FlowCleanup { error, ..FlowCleanup::default() });
+    metrics.observe(&failed, at(1));
+    let text = metrics.render();
+    for line in [
+        "portolan_kernel_errors_total{class=\"rejected\"} 3",
+        "portolan_kernel_errors_total{class=\"timed_out\"} 1",
+        "portolan_kernel_errors_total{class=\"denied\"} 1",
+        "portolan_kernel_errors_total{class=\"busy\"} 0",
+        "portolan_failed_dumps_total{ip_family=\"IPv6\",table=\"nat\"} 1",
+        "portolan_operations_total{kind=\"add_address\",result=\"rejected\"} 1",
+        "portolan_sync_stage_duration_seconds_count{stage=\"dump\"} 1",
+    ] {
+        shows(&text, line);
+    }
+    assert!(!text.contains("class=\"aborted\""), "what was not tried did not fail");
+}
+
+#[test]
+fn what_is_programmed_and_what_drains_is_shown_as_of_the_last_sync() {
+    let metrics = Metrics::new(BOTH).unwrap();
+    let mut report = report(SyncKind::Full);
+    report.items.insert((IpFamily::V6, crate::kernel::ItemKind::VirtualServer), 12);
+    report.draining = 3;
+    metrics.observe(&report, at(1));
+    shows(&metrics.render(), "portolan_items{ip_family=\"IPv6\",kind=\"virtual_server\"} 12");
+    shows(&metrics.render(), "portolan_draining_real_servers 3");
+    report.items.insert((IpFamily::V6, crate::kernel::ItemKind::VirtualServer), 0);
+    report.draining = 0;
+    metrics.observe(&report, at(2));
+    shows(&metrics.render(), "portolan_items{ip_family=\"IPv6\",kind=\"virtual_server\"} 0");
+    shows(&metrics.render(), "portolan_draining_real_servers 0");
 }
 
 #[test]

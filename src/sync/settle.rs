@@ -93,6 +93,7 @@ impl<K: Kernel, C: Clock> Engine<K, C> {
     ) -> SyncReport {
         let now = self.clock.now();
         let duration = now.saturating_duration_since(run.start);
+        let flows = IpFamily::ALL.iter().filter_map(|family| Some(flow_cleanup[*family].as_ref()?.duration)).sum();
         let mut rules = run.tally.rules;
         for area in self.areas(Suspicion { tables: true, items: false }) {
             let Area::Table(table) = area else { continue };
@@ -109,7 +110,7 @@ impl<K: Kernel, C: Clock> Engine<K, C> {
             kind: run.kind,
             duration,
             dump_duration: run.dump_duration,
-            compute_duration: duration.saturating_sub(run.dump_duration + run.tally.apply_duration),
+            compute_duration: duration.saturating_sub(run.dump_duration + run.tally.apply_duration + flows),
             apply_duration: run.tally.apply_duration,
             compiled_services: run.compiled,
             operations: run.tally.operations,
