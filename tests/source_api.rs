@@ -280,6 +280,7 @@ fn a_watch_resumes_from_the_bookmark_and_lists_nothing_again() {
     };
     source.until("resumed", |_| resumed(&server).is_some());
     assert_eq!(resumed(&server).unwrap().param("resourceVersion"), version.to_string());
+    assert_eq!(resumed(&server).unwrap().param("allowWatchBookmarks"), "true");
     server.apply(service("s6", 80));
     source.until("added", |source| source.services().len() == 6);
     assert_eq!(source.complete.0, 1);

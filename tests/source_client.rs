@@ -281,6 +281,29 @@ fn a_kubeconfig_without_ca_on_a_system_without_certificates_is_named() {
 }
 
 #[tokio::test]
+async fn watches_and_pages_together_keep_to_the_rate() {
+    let server = ApiServer::start();
+    server.refuse_streaming();
+    for number in 0..500 {
+        let name = format!("s{number}");
+        server
+            .apply(serde_json::json!({"kind": "Service", "metadata": {"name": name, "namespace": "shop"}, "spec": {}}));
+    }
+    let options = ConnectOptions { limiter: Limiter::new(40.0, 3), ..ConnectOptions::default() };
+    let client = connect(None, Some(&server.url()), options).await.unwrap();
+    let (sender, _events) = channel();
+    let options = WatchOptions { page_size: 20, ..WatchOptions::default() };
+    tokio::spawn(async move { run(client, "n1", sender, options).await });
+    until("everything is watched", || WATCHED.iter().all(|resource| server.open_watches(*resource) == 1)).await;
+    let requests = server.requests();
+    // Three refused streams, 25 pages of Services, one of each other kind, three watches.
+    assert_eq!(requests.len(), 33);
+    let took = requests[32].at - requests[0].at;
+    // 3 at once, and 30 at 40 in a second; the first may have been on its way for long.
+    assert!(took >= Duration::from_millis(600), "33 requests within {took:?}");
+}
+
+#[tokio::test]
 async fn each_request_is_observed_with_its_wait_its_status_and_its_host() {
     let server = ApiServer::start();
     let seen = Arc::new(Mutex::new(Vec::new()));

@@ -46,12 +46,12 @@ impl Backoff {
         self.min.saturating_mul(1 << self.failures.min(20)).min(self.max)
     }
 }
-/// For how long the server asks us to stay away, after this error; at most a minute, since a bad answer must not
-/// silence us for good.
+/// For how long to stay away because the server asks for it, after this error: as long as it says, at most a minute, since a bad
+/// answer must not silence us for good, and up to a quarter more: it may have said the same to a thousand nodes at once.
 pub(super) fn asked_to_wait(error: &kube::Error) -> Duration {
     let kube::Error::Api(status) = error else { return Duration::ZERO };
     let seconds = status.details.as_ref().map_or(0, |details| details.retry_after_seconds);
-    Duration::from_secs(u64::from(seconds)).min(Duration::from_secs(60))
+    Duration::from_secs(u64::from(seconds)).min(Duration::from_secs(60)).mul_f64(1.0 + random_fraction() / 4.0)
 }
 
 /// A number from 0 to 1. Hashers are seeded at random, and that is random enough here.
@@ -62,6 +62,8 @@ pub(super) fn random_fraction() -> f64 {
 
 #[cfg(test)]
 mod tests {
+    use serde_json::json;
+
     use super::*;
 
     #[test]
@@ -76,6 +78,20 @@ mod tests {
         }
         assert!(backoff.after_failure(start + Duration::from_secs(3)) > min);
         assert!(backoff.after_failure(start + Duration::from_secs(8)) <= min);
+    }
+
+    #[test]
+    fn a_wish_to_wait_is_granted_with_up_to_a_quarter_more_and_up_to_a_minute() {
+        let asked = |seconds: u32| {
+            let status = json!({"code": 429, "details": {"retryAfterSeconds": seconds}});
+            let status: kube::core::Status = serde_json::from_value(status).unwrap();
+            asked_to_wait(&kube::Error::Api(status.into()))
+        };
+        let waits: Vec<_> = (0..50).map(|_| asked(8)).collect();
+        assert!(waits.iter().all(|wait| (8.0..=10.0).contains(&wait.as_secs_f64())), "{waits:?}");
+        assert!(waits.iter().any(|wait| *wait != waits[0]), "nodes that were told the same come back one by one");
+        assert_eq!(asked(0), Duration::ZERO);
+        assert!((60.0..=75.0).contains(&asked(9000).as_secs_f64()));
     }
 
     #[test]
