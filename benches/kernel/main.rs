@@ -5,6 +5,7 @@
 //!
 //! - `PORTOLAN_BENCH_SERVICES`: Services with five endpoints each; 10000 unless set
 //! - `PORTOLAN_BENCH_VARIANTS`: `nft,legacy` unless set
+//! - `PORTOLAN_BENCH_LAYOUT`: `compact` for that layout of iptables mode; `kube-proxy` unless set
 //! - `PORTOLAN_BENCH_LIMITS`: limits of operations per transaction for nft, `500` unless set; with more than one, a column
 //!   for each
 //! - `PORTOLAN_BENCH_WHOLE=1`: by hand, give nft everything at once, too: that takes minutes

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use portolan::backend::{Backend, Fragment, RuleComments};
 use portolan::compile::compile_service;
-use portolan::iptables::{IptablesBackend, restore_text};
+use portolan::iptables::{IptablesBackend, Layout, restore_text};
 use portolan::kernel::ChainName;
 use portolan::linux::command::processes_started;
 use portolan::linux::{self, LinuxKernel, Variant};
@@ -56,7 +56,9 @@ pub(crate) fn measure_portolan(variant: Variant, fleet: Fleet, limit: usize) -> 
         ..linux::Options::default()
     };
     let kernel = LinuxKernel::new(options)?;
-    let start = || support::engine(kernel.clone(), Options { operations_per_transaction: limit, ..Options::default() });
+    let backend = IptablesBackend { layout: layout()? };
+    let options = Options { operations_per_transaction: limit, ..Options::default() };
+    let start = || support::engine_with(Box::new(backend), kernel.clone(), options);
     let mut cells = Vec::new();
 
     let mut engine = start();
@@ -116,11 +118,12 @@ fn change(engine: &mut Engine<LinuxKernel, SystemClock>, change: Change) -> Dura
 pub(crate) fn measure_by_hand(variant: Variant, fleet: Fleet, in_pieces: bool) -> Outcome<Vec<Cell>> {
     let directory = enter_namespace()?;
     let lock = directory.path().join("lock");
-    let base = IptablesBackend::default().base(&support::context());
+    let backend = IptablesBackend { layout: layout()? };
+    let base = backend.base(&support::context());
     let mut cluster = Cluster::default();
     fleet.changes().for_each(|change| drop(cluster.apply(change)));
     let mut services = Fragment::default();
-    (0..fleet.services).for_each(|at| lower(&cluster, at, &mut services));
+    (0..fleet.services).for_each(|at| lower(backend, &cluster, at, &mut services));
     let [_, tools] = processor_time()?;
     let texts = if in_pieces { pieces(&base, services) } else { vec![restore_text(IpFamily::V4, [&base, &services])] };
     let took = texts
@@ -131,18 +134,18 @@ pub(crate) fn measure_by_hand(variant: Variant, fleet: Fleet, in_pieces: bool) -
         ("— processor time of the tools", seconds(processor_time()?[1] - tools)),
         ("— restores", texts.len().to_string()),
     ];
-    let changes = single_changes(variant, &lock, &mut cluster, fleet)?;
+    let changes = single_changes(backend, variant, &lock, &mut cluster, fleet)?;
     let reading = read_tables(variant)?;
     Ok([cells, vec![changes, ("— of it reading the tables", seconds(reading))]].concat())
 }
 
 /// What a Service wants.
-fn lower(cluster: &Cluster, at: u32, out: &mut Fragment) {
+fn lower(backend: IptablesBackend, cluster: &Cluster, at: u32, out: &mut Fragment) {
     let name = fleet::name(at);
     let plans =
         cluster.entry(&name).map(|entry| compile_service(&name, entry, &support::context())).unwrap_or_default();
     for plan in plans {
-        IptablesBackend::default().lower(&plan, &support::context(), RuleComments::Omit, out);
+        backend.lower(&plan, &support::context(), RuleComments::Omit, out);
     }
 }
 
@@ -156,14 +159,20 @@ fn pieces(base: &Fragment, services: Fragment) -> Vec<String> {
 }
 
 /// The least text that replaces an endpoint, as a person would write it.
-fn single_changes(variant: Variant, lock: &std::path::Path, cluster: &mut Cluster, fleet: Fleet) -> Outcome<Cell> {
+fn single_changes(
+    backend: IptablesBackend,
+    variant: Variant,
+    lock: &std::path::Path,
+    cluster: &mut Cluster,
+    fleet: Fleet,
+) -> Outcome<Cell> {
     let mut took = Vec::new();
     for at in (1..=REPEATS).map(|repeat| repeat * (fleet.services / (REPEATS + 1))) {
         let mut before = Fragment::default();
-        lower(cluster, at, &mut before);
+        lower(backend, cluster, at, &mut before);
         cluster.apply(fleet.endpoints(at, 1));
         let mut after = Fragment::default();
-        lower(cluster, at, &mut after);
+        lower(backend, cluster, at, &mut after);
         let kept: BTreeSet<ChainName> = after.chains.iter().map(|(chain, _)| chain.name).collect();
         let gone = before.chains.iter().map(|(chain, _)| chain.name).filter(|name| !kept.contains(name));
         let removal: String = gone.map(|name| format!("-F {name}\n-X {name}\n")).collect();
@@ -210,6 +219,15 @@ pub(crate) fn variant_of(name: &str) -> Outcome<Variant> {
         "nft" => Ok(Variant::Nft),
         "legacy" => Ok(Variant::Legacy),
         other => Err(format!("no variant of iptables is called {other}").into()),
+    }
+}
+
+/// The layout that `PORTOLAN_BENCH_LAYOUT` names.
+fn layout() -> Outcome<Layout> {
+    match std::env::var("PORTOLAN_BENCH_LAYOUT").as_deref() {
+        Err(_) | Ok("kube-proxy") => Ok(Layout::KubeProxy),
+        Ok("compact") => Ok(Layout::Compact),
+        Ok(other) => Err(format!("no layout is called {other}").into()),
     }
 }
 

@@ -51,7 +51,11 @@ pub(crate) fn engine<K: Kernel>(kernel: K, options: Options) -> Engine<K, System
 }
 
 pub(crate) fn engine_in<K: Kernel>(mode: Mode, kernel: K, options: Options) -> Engine<K, SystemClock> {
-    Engine::new(kernel, SystemClock, mode.backend(), Box::new(|_, _| context()), options)
+    engine_with(mode.backend(), kernel, options)
+}
+
+pub(crate) fn engine_with<K: Kernel>(backend: Box<dyn Backend>, kernel: K, options: Options) -> Engine<K, SystemClock> {
+    Engine::new(kernel, SystemClock, backend, Box::new(|_, _| context()), options)
 }
 
 /// Tells an engine everything about a cluster.
