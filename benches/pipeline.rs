@@ -1,6 +1,7 @@
 //! What each stage of the way from objects to the kernel costs, and what one change costs in clusters of different size.
 //!
-//! Counts come first, since they do not depend on the machine. `PORTOLAN_BENCH_HUGE=1` adds 50000 Services.
+//! Counts come first, since they do not depend on the machine. `PORTOLAN_BENCH_HUGE=1` adds 50000 Services to the stages that know
+//! of all of them.
 
 #![allow(missing_docs, reason = "a program, not a library")]
 
@@ -18,6 +19,8 @@ use portolan::kernel::fake::FakeKernel;
 use portolan::model::convert::{self, Interner, wire};
 use portolan::model::{Change, Cluster};
 use portolan::net::IpFamily;
+use portolan::netlink::genl::Family;
+use portolan::netlink::ipvs::{Destination, Ipvs, ServiceKey};
 use portolan::sync::Options;
 use support::Mode;
 use support::allocations::{self, Allocations, Counting};
@@ -109,12 +112,29 @@ fn one_object(criterion: &mut Criterion) {
     let text = restore_text(IpFamily::V4, [&fragment]);
     let specs: Vec<&str> =
         text.lines().filter_map(|line| line.strip_prefix("-A ")?.split_once(' ')).map(|(_, spec)| spec).collect();
+    emit(criterion);
     let mut group = criterion.benchmark_group("parse");
     group.throughput(Throughput::Elements(specs.len() as u64));
     group.bench_function("lines of iptables-save", |bencher| {
         bencher.iter(|| specs.iter().filter(|spec| Rule::parse_with_order(black_box(spec)).is_ok()).count());
     });
     group.finish();
+}
+
+/// What one endpoint replaced in IPVS mode sends.
+fn emit(criterion: &mut Criterion) {
+    let ipvs = Ipvs::new(&Family { id: 30, ..Family::default() });
+    let server = ServiceKey::address(6, "172.16.0.1:80".parse().unwrap());
+    let real = |address: &str, weight| Destination::new(address.parse().unwrap(), weight);
+    let (new, leaving) = (real("10.0.0.2:8080", 1), real("10.0.0.1:8080", 0));
+    criterion.bench_function("emit/netlink messages of one endpoint replaced", |bencher| {
+        bencher.iter(|| {
+            let mut bytes = Vec::new();
+            ipvs.new_destination(black_box(&server), &new).write(0, 1, &mut bytes);
+            ipvs.set_destination(&server, &leaving).write(0, 2, &mut bytes);
+            bytes
+        });
+    });
 }
 
 /// A slice as an API server sends it, with the fields that nobody reads.
@@ -173,6 +193,16 @@ fn cluster(group: &mut BenchmarkGroup<'_, WallTime>, fleet: Fleet) {
     });
     let mut cluster = Cluster::default();
     fleet.changes().for_each(|change| drop(cluster.apply(change)));
+    let mut synced = support::engine(FakeKernel::default(), options());
+    support::fill(&mut synced, fleet);
+    support::sync(&mut synced);
+    group.bench_function(BenchmarkId::new("diff of everything that finds nothing", size), |bencher| {
+        bencher.iter(|| {
+            synced.request_full();
+            support::sync(&mut synced)
+        });
+    });
+    drop(synced);
     group.bench_function(BenchmarkId::new("render as text", size), |bencher| {
         bencher.iter(|| {
             let mut fragment = IptablesBackend::default().base(&support::context());

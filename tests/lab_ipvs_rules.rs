@@ -90,8 +90,8 @@ fn service(number: u8, change: impl FnOnce(&mut Service), endpoint: &str) -> (Se
         .into(),
         triggered_at: None,
     };
-    let slices = [(SliceName::new("ns", format!("svc{number}-1")), slice)].into_iter().collect();
-    (name, ServiceEntry { service: Some(service), slices })
+    let slices = [(SliceName::new("ns", format!("svc{number}-1")), slice)];
+    (name, ServiceEntry::new(Some(service), slices))
 }
 
 fn local(service: &mut Service) {

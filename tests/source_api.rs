@@ -174,7 +174,7 @@ fn a_streamed_list_brings_everything_in_one_request_per_kind() {
     let server = server();
     let source = synced_source(&server);
     assert_eq!(source.services(), ALL);
-    assert_eq!(source.cluster.entry(&ServiceName::new("shop", "s1")).unwrap().slices[0].1.endpoints.len(), 2);
+    assert_eq!(source.cluster.entry(&ServiceName::new("shop", "s1")).unwrap().slices[0].len(), 2);
     assert_eq!(source.cluster.node().zone.as_deref(), Some("z1"));
     assert_eq!(source.cluster.node().pod_cidrs.len(), 1);
     assert_eq!(source.restarts, []);

@@ -174,7 +174,7 @@ fn a_directory_is_read_with_all_that_kubectl_prints() {
     let state = loaded(dir.path());
     assert_eq!(state.services(), ["shop/a", "shop/b", "shop/c"]);
     assert_eq!(state.notes(), Vec::<String>::new());
-    assert_eq!(state.cluster.entry(&ServiceName::new("shop", "c")).unwrap().slices[0].1.endpoints.len(), 1);
+    assert_eq!(state.cluster.entry(&ServiceName::new("shop", "c")).unwrap().slices[0].len(), 1);
     assert_eq!(state.cluster.node().zone.as_deref(), Some("z1"));
     assert_eq!(loaded(&dir.path().join("b.json")).services(), ["shop/b"], "a single file");
 }

@@ -9,7 +9,7 @@ use ipnet::IpNet;
 
 use crate::compile::NodeContext;
 use crate::compile::topology::{Candidate, Needs, select};
-use crate::model::{Endpoint, Service, ServiceEntry, ServiceName, ServicePort, ServicePortName, TrafficPolicy};
+use crate::model::{FiledEndpoint, Service, ServiceEntry, ServiceName, ServicePort, ServicePortName, TrafficPolicy};
 use crate::net::IpFamily;
 
 /// An endpoint of one service port: where packets are sent to.
@@ -189,9 +189,9 @@ fn candidates<'a>(
     node: &NodeContext,
 ) -> Vec<Candidate<'a>> {
     let mut found: Vec<(String, Candidate<'a>)> = Vec::new();
-    for (_, slice) in entry.slices.iter().filter(|(_, slice)| slice.family == family) {
+    for slice in entry.slices.iter().filter(|slice| slice.family() == family) {
         for target in slice.ports.iter().filter(|it| it.name == port.name && it.protocol == port.protocol) {
-            found.extend(slice.endpoints.iter().filter(|it| IpFamily::of(it.address) == family).map(|endpoint| {
+            found.extend(slice.endpoints().map(|endpoint| {
                 let candidate = candidate(endpoint, target.port, node);
                 (candidate.target.socket.to_string(), candidate)
             }));
@@ -205,9 +205,9 @@ fn candidates<'a>(
     found.into_iter().map(|(_, candidate)| candidate).collect()
 }
 
-fn candidate<'a>(endpoint: &'a Endpoint, port: NonZeroU16, node: &NodeContext) -> Candidate<'a> {
-    let on = endpoint.node.as_ref().filter(|_| !node.node_name.is_empty());
-    let local = on.is_some_and(|name| **name == *node.node_name);
+fn candidate<'a>(endpoint: FiledEndpoint<'a>, port: NonZeroU16, node: &NodeContext) -> Candidate<'a> {
+    let on = endpoint.node.filter(|_| !node.node_name.is_empty());
+    let local = on.is_some_and(|name| *name == *node.node_name);
     Candidate {
         target: EndpointTarget {
             socket: SocketAddr::new(endpoint.address, port.get()),
@@ -217,7 +217,7 @@ fn candidate<'a>(endpoint: &'a Endpoint, port: NonZeroU16, node: &NodeContext) -
             serving: endpoint.conditions.serving,
             terminating: endpoint.conditions.terminating,
         },
-        hints: endpoint.hints.as_deref(),
+        hints: endpoint.hints,
     }
 }
 

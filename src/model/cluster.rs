@@ -4,7 +4,8 @@ use std::collections::{HashMap, HashSet};
 
 use foldhash::fast::RandomState;
 
-use crate::model::{EndpointSlice, Node, Service, ServiceName, SliceName};
+use crate::model::filed::{FiledSlice, Places};
+use crate::model::{EndpointSlice, Node, Service, ServiceEntry, ServiceName, SliceName};
 
 type Map<K, V> = HashMap<K, V, RandomState>;
 
@@ -44,21 +45,13 @@ pub enum Dirty {
     Everything,
 }
 
-/// What is known of one Service name. An entry exists as long as there is a Service or a slice for it.
-#[derive(Clone, Debug, Default)]
-pub struct ServiceEntry {
-    /// The Service; `None` while only slices have arrived.
-    pub service: Option<Service>,
-    /// Its slices, sorted by name so that the order of arrival never shows.
-    pub slices: Vec<(SliceName, EndpointSlice)>,
-}
-
 /// The whole cluster.
 #[derive(Debug, Default)]
 pub struct Cluster {
     entries: Map<ServiceName, ServiceEntry>,
     /// Which Service a slice is filed under.
     slice_service: Map<SliceName, ServiceName>,
+    places: Places,
     node: Node,
     services_synced: bool,
     slices_synced: bool,
@@ -125,13 +118,14 @@ impl Cluster {
     fn apply_service(&mut self, name: ServiceName, service: Option<Service>) -> Dirty {
         let Some(entry) = self.entries.get_mut(&name) else {
             let Some(service) = service else { return Dirty::Nothing };
-            self.entries.insert(name.clone(), ServiceEntry { service: Some(service), slices: Vec::new() });
+            let service = Some(Box::new(service));
+            self.entries.insert(name.clone(), ServiceEntry { service, slices: Vec::new() });
             return Dirty::Services(vec![name]);
         };
-        if entry.service == service {
+        if entry.service.as_deref() == service.as_ref() {
             return Dirty::Nothing;
         }
-        entry.service = service;
+        entry.service = service.map(Box::new);
         self.drop_if_empty(&name);
         Dirty::Services(vec![name])
     }
@@ -145,7 +139,7 @@ impl Cluster {
         {
             self.slice_service.remove(&name);
             if let Some(entry) = self.entries.get_mut(&before) {
-                entry.slices.retain(|(other, _)| *other != name);
+                entry.slices.retain(|other| other.name != name.name);
             }
             self.drop_if_empty(&before);
             touched.push(before);
@@ -153,21 +147,18 @@ impl Cluster {
         let Some(slice) = slice else { return touched };
         let service = slice.service.clone();
         let entry = self.entries.entry(service.clone()).or_default();
-        match entry.slices.binary_search_by(|(other, _)| other.cmp(&name)) {
-            Ok(at) => {
-                let same = entry.slices[at].1.same_traffic(&slice);
-                entry.slices[at].1 = slice;
-                if same {
-                    return touched;
-                }
-            }
+        let filed = FiledSlice::new(&name, slice, &mut self.places);
+        match entry.slices.binary_search_by(|other| other.name.cmp(&filed.name)) {
+            // The trigger time is not kept: it says when, not what.
+            Ok(at) if entry.slices[at] == filed => return touched,
+            Ok(at) => entry.slices[at] = filed,
             Err(at) => {
-                self.slice_service.insert(name.clone(), service.clone());
+                self.slice_service.insert(name, service.clone());
                 // Nearly every Service has one slice, and a first push would make room for four.
                 if entry.slices.is_empty() {
                     entry.slices.reserve_exact(1);
                 }
-                entry.slices.insert(at, (name, slice));
+                entry.slices.insert(at, filed);
             }
         }
         touched.push(service);

@@ -24,16 +24,6 @@ pub struct EndpointSlice {
     pub triggered_at: Option<SystemTime>,
 }
 
-impl EndpointSlice {
-    /// Whether two versions lead to the same packets. The trigger time does not count: it says when, not what.
-    pub fn same_traffic(&self, other: &EndpointSlice) -> bool {
-        self.service == other.service
-            && self.family == other.family
-            && self.ports == other.ports
-            && self.endpoints == other.endpoints
-    }
-}
-
 /// One element of a slice's `ports`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct EndpointPort {
@@ -45,8 +35,7 @@ pub struct EndpointPort {
     pub port: NonZeroU16,
 }
 
-/// One endpoint of a slice: a pod, a host, or anything else with an address. 48 bytes, since a big
-/// cluster has hundreds of thousands of them.
+/// One endpoint of a slice: a pod, a host, or anything else with an address.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Endpoint {
     /// `addresses[0]`; the API allows one address only.

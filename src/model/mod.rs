@@ -7,13 +7,16 @@
 mod cluster;
 pub mod convert;
 mod endpoint;
+mod filed;
 mod names;
 mod node;
 mod notes;
 mod service;
+mod shared;
 
-pub use cluster::{Change, Cluster, Dirty, Objects, ServiceEntry};
+pub use cluster::{Change, Cluster, Dirty, Objects};
 pub use endpoint::{Conditions, Endpoint, EndpointPort, EndpointSlice, Hints};
+pub use filed::{FiledEndpoint, FiledSlice, ServiceEntry};
 pub use names::{ServiceName, ServicePortName, SliceName};
 pub use node::Node;
 pub use notes::{Note, ObjectKind};

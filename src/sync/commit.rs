@@ -8,11 +8,16 @@ use crate::net::{IpFamily, PerFamily};
 use crate::sync::clock::Clock;
 use crate::sync::engine::{Engine, Run};
 use crate::sync::item_plan::{PlannedItem, Room};
+use crate::sync::lower::Said;
 use crate::sync::owner::OwnerId;
 use crate::sync::program::{Plan, Plans, Programmer, Suspicion, plan_owner};
 
 /// How often the hand-over from another mode is put off since the kernel does not take something of a Service.
 const PATIENCE: u32 = 5;
+
+/// With so many Services the ledger is written before the content of chains is made, if all of that will be held at once: what stays
+/// and what goes would else lie between each other, and the memory of what goes could not be given back.
+const APART_ABOVE: usize = 1000;
 
 /// Owners whose operations are kept back.
 type Held = PerFamily<BTreeSet<OwnerId>>;
@@ -29,7 +34,7 @@ impl<K: Kernel, C: Clock> Engine<K, C> {
         let hands_over = PerFamily::from_fn(|family| self.takes_over_from_another_mode(family));
         if std::mem::take(&mut self.work.base) {
             let fragment = self.backend.base(&self.context);
-            self.plan(OwnerId::BASE, fragment, &mut plans, run);
+            self.plan(OwnerId::BASE, fragment, Said::Now, &mut plans, run);
             self.plan_items(OwnerId::BASE, &mut plans);
             let later = PerFamily::from_fn(|family| match hands_over[family] {
                 true => plans.families[family].split_off_visible(&self.ledger),
@@ -41,11 +46,16 @@ impl<K: Kernel, C: Clock> Engine<K, C> {
         self.count_endpoints(names);
         let quarantined: HashSet<OwnerId> =
             self.owners.waiting().filter(|(_, _, retry)| retry.culprit).map(|(id, _, _)| id).collect();
-        let mut names = names.iter().cloned();
-        while let Some(name) = names.next().or_else(|| self.disputes.pop()) {
+        let mut said = Said::Now;
+        if names.len() > APART_ABOVE && self.options.operations_per_transaction > names.len() {
+            names.iter().for_each(|name| self.want(name));
+            said = Said::Before;
+        }
+        let mut names = names.iter().cloned().map(|name| (name, said));
+        while let Some((name, said)) = names.next().or_else(|| Some((self.disputes.pop()?, Said::Now))) {
             let Some((id, fragment)) = self.compile(&name) else { continue };
             run.compiled += 1;
-            self.plan(id, fragment, &mut plans, run);
+            self.plan(id, fragment, said, &mut plans, run);
             for family in IpFamily::ALL {
                 if self.may_write(family, run) && !hands_over[family] {
                     self.programmer(run, &quarantined).commit_chains_if_full(family, &mut plans.families[family]);

@@ -214,9 +214,9 @@ impl<K: Kernel, C: Clock> Engine<K, C> {
             .filter_map(|id| self.owners.get(id)?.name.as_ref())
             .filter_map(|name| self.cluster.entry(name));
         entries.any(|entry| {
-            entry.slices.iter().any(|(_, slice)| {
+            entry.slices.iter().any(|slice| {
                 slice.ports.iter().any(|port| port.port.get() == real.port)
-                    && slice.endpoints.iter().any(|endpoint| endpoint.address == real.address)
+                    && slice.endpoints().any(|endpoint| endpoint.address == real.address)
             })
         })
     }

@@ -8,8 +8,8 @@ use crate::net::{IpFamily, PerFamily};
 pub(super) fn endpoint_counts(entry: &ServiceEntry) -> PerFamily<u32> {
     let mut counts = PerFamily::default();
     if entry.service.is_some() {
-        for (_, slice) in &entry.slices {
-            counts[slice.family] += (slice.endpoints.len() * slice.ports.len()) as u32;
+        for slice in &entry.slices {
+            counts[slice.family()] += (slice.len() * slice.ports.len()) as u32;
         }
     }
     counts

@@ -125,6 +125,12 @@ impl Ledger {
         bodies
     }
 
+    /// Content of private chains in a fragment that has to be written.
+    pub(crate) fn unwritten(&self, fragment: Fragment) -> Vec<(ChainKey, ChainBody)> {
+        let chains = fragment.chains.into_iter();
+        chains.filter(|(chain, _)| self.chains.pending(chain).is_some()).collect()
+    }
+
     /// Takes out of an owner's lists what he neither wants nor has to remove any more.
     pub(crate) fn prune(&self, owners: &mut Owners, id: OwnerId) {
         if let Some(owner) = owners.get_mut(id) {

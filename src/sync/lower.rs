@@ -14,6 +14,15 @@ use crate::sync::flows::udp_frontends;
 use crate::sync::owner::OwnerId;
 use crate::sync::program::{Plans, plan_owner};
 
+/// When the ledger was told what an owner wants.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Said {
+    /// In this sync, by [`Engine::want`]; something may have changed since.
+    Before,
+    /// It is told now.
+    Now,
+}
+
 impl<K: Kernel, C: Clock> Engine<K, C> {
     /// Compiles one Service and lowers it. `None`: there is no such Service and it owns nothing.
     pub(super) fn compile(&mut self, name: &ServiceName) -> Option<(OwnerId, Fragment)> {
@@ -51,10 +60,20 @@ impl<K: Kernel, C: Clock> Engine<K, C> {
         fragment
     }
 
+    /// Makes it what a Service wants, and forgets the content of its chains.
+    pub(super) fn want(&mut self, name: &ServiceName) {
+        if let Some((id, fragment)) = self.compile(name) {
+            self.ledger.set_wanted(&mut self.owners, id, fragment);
+        }
+    }
+
     /// Makes a fragment what the owner wants, and plans what that takes in chains and rules. Items are planned when everybody
     /// has said what he wants: one may leave what another one takes.
-    pub(super) fn plan(&mut self, id: OwnerId, fragment: Fragment, plans: &mut Plans, run: &mut Run) {
-        let bodies = self.ledger.set_wanted(&mut self.owners, id, fragment);
+    pub(super) fn plan(&mut self, id: OwnerId, fragment: Fragment, said: Said, plans: &mut Plans, run: &mut Run) {
+        let bodies = match said {
+            Said::Before if self.ledger.is_wanted_like(&self.owners, id, &fragment) => self.ledger.unwritten(fragment),
+            Said::Before | Said::Now => self.ledger.set_wanted(&mut self.owners, id, fragment),
+        };
         self.reopen_disputes();
         run.touched.insert(id);
         if let Some(owner) = self.owners.get(id) {

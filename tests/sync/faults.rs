@@ -171,15 +171,10 @@ pub(crate) fn picky(names_culprit: bool) -> (Rig<Altered<Picky>>, World) {
     let bad = crate::cluster::service_name("s17");
     let plans = portolan::compile::compile_service(
         &bad,
-        &portolan::model::ServiceEntry {
-            service: Some(world.services[&bad].clone()),
-            slices: world
-                .slices
-                .iter()
-                .filter(|(_, slice)| slice.service == bad)
-                .map(|(n, s)| (n.clone(), s.clone()))
-                .collect(),
-        },
+        &portolan::model::ServiceEntry::new(
+            Some(world.services[&bad].clone()),
+            world.slices.iter().filter(|(_, slice)| slice.service == bad).map(|(n, s)| (n.clone(), s.clone())),
+        ),
         &crate::rig::context(),
     );
     let chain = portolan::iptables::names::endpoint_chain(&plans[0].name, plans[0].endpoints[0].socket);

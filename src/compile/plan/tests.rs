@@ -1,7 +1,7 @@
 use std::sync::Arc;
 
 use super::*;
-use crate::model::{Conditions, EndpointPort, EndpointSlice, Hints, SliceName};
+use crate::model::{Conditions, Endpoint, EndpointPort, EndpointSlice, Hints, SliceName};
 use crate::net::{PerFamily, Protocol};
 
 const TERMINATING: Conditions = Conditions { ready: false, serving: true, terminating: true };
@@ -45,9 +45,8 @@ fn slice(ports: &[(&str, Protocol, u16)], endpoints: &[Endpoint]) -> EndpointSli
 }
 
 fn entry(service: Service, slices: Vec<EndpointSlice>) -> ServiceEntry {
-    let slices =
-        slices.into_iter().enumerate().map(|(at, slice)| (SliceName::new("ns", format!("web-{at}")), slice)).collect();
-    ServiceEntry { service: Some(service), slices }
+    let slices = slices.into_iter().enumerate().map(|(at, slice)| (SliceName::new("ns", format!("web-{at}")), slice));
+    ServiceEntry::new(Some(service), slices)
 }
 
 fn node() -> NodeContext {
@@ -71,7 +70,7 @@ fn sockets(plan: &ServicePortPlan) -> Vec<String> {
 
 #[test]
 fn slices_without_a_service_compile_to_nothing() {
-    let entry = ServiceEntry { service: None, slices: Vec::new() };
+    let entry = ServiceEntry::new(None, []);
     assert_eq!(compile_service(&name(), &entry, &node()), []);
 }
 

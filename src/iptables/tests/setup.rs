@@ -123,7 +123,7 @@ impl Setup {
             };
             (SliceName::new("ns1", format!("svc1-{family}")), slice)
         });
-        let entry = ServiceEntry { service: Some(self.service.clone()), slices: slices.collect() };
+        let entry = ServiceEntry::new(Some(self.service.clone()), slices);
         compile_service(&self.name, &entry, &self.node)
     }
 

@@ -1,22 +1,16 @@
 //! One copy of each text that many objects repeat.
 
-use std::borrow::Borrow;
-use std::collections::HashSet;
-use std::hash::Hash;
 use std::sync::Arc;
 
-use foldhash::fast::RandomState;
-
 use crate::model::Hints;
+use crate::model::shared::Shared;
 
-/// Hands out shared copies of namespaces, Service, node, zone and port names, and of endpoint hints.
-///
-/// What nobody else holds any more is dropped when the tables have grown by as much as they held after the last
-/// purge, so that memory stays within twice of what is in use and the cost per text stays constant.
+/// Hands out shared copies of namespaces, Service, node, zone and port names, and of endpoint hints. What nobody else holds any
+/// more is dropped from time to time.
 #[derive(Debug, Default)]
 pub struct Interner {
-    texts: Table<str>,
-    hints: Table<Hints>,
+    texts: Shared<str>,
+    hints: Shared<Hints>,
 }
 
 impl Interner {
@@ -30,15 +24,12 @@ impl Interner {
         if hints.zones.is_empty() && hints.nodes.is_empty() {
             return None;
         }
-        if let Some(known) = self.hints.entries.get(&hints) {
-            return Some(known.clone());
-        }
-        Some(self.hints.insert(Arc::new(hints)))
+        Some(self.hints.get(&hints, |hints| Arc::new(hints.clone())))
     }
 
     /// How many texts and hints are held.
     pub fn len(&self) -> usize {
-        self.texts.entries.len() + self.hints.entries.len()
+        self.texts.len() + self.hints.len()
     }
 
     /// Whether nothing is held.
@@ -51,47 +42,5 @@ impl Interner {
         // Hints hold texts, so they go first.
         self.hints.purge();
         self.texts.purge();
-    }
-}
-
-#[derive(Debug)]
-struct Table<T: ?Sized> {
-    entries: HashSet<Arc<T>, RandomState>,
-    /// The size at which to purge.
-    limit: usize,
-}
-
-/// No purge below this size.
-const MIN_LIMIT: usize = 1024;
-
-impl<T: ?Sized> Default for Table<T> {
-    fn default() -> Self {
-        Table { entries: HashSet::default(), limit: MIN_LIMIT }
-    }
-}
-
-impl<T: ?Sized + Eq + Hash> Table<T> {
-    fn get(&mut self, value: &T, make: impl FnOnce(&T) -> Arc<T>) -> Arc<T>
-    where
-        Arc<T>: Borrow<T>,
-    {
-        match self.entries.get(value) {
-            Some(known) => known.clone(),
-            None => self.insert(make(value)),
-        }
-    }
-
-    fn insert(&mut self, value: Arc<T>) -> Arc<T> {
-        if self.entries.len() >= self.limit {
-            self.purge();
-        }
-        self.entries.insert(value.clone());
-        value
-    }
-
-    fn purge(&mut self) {
-        self.entries.retain(|entry| Arc::strong_count(entry) > 1);
-        self.entries.shrink_to(MIN_LIMIT);
-        self.limit = (self.entries.len() * 2).max(MIN_LIMIT);
     }
 }
