@@ -275,6 +275,11 @@ async fn serve_watch(
                 (_, Command::Expire) => return expire(lines).await,
                 (_, Command::Raw(bytes)) => lines.send(Ok(bytes)).await.ok()?,
                 (_, Command::Bookmark) => send(lines, &bookmark(resource, at, json!({}))).await?,
+                (_, Command::RawThenStall(bytes)) => {
+                    lines.send(Ok(bytes)).await.ok()?;
+                    lines.closed().await;
+                    return None;
+                }
                 (_, Command::Stall) => {
                     lines.closed().await;
                     return None;

@@ -76,6 +76,8 @@ enum Command {
     Expire,
     /// Send these bytes.
     Raw(String),
+    /// Send these bytes, then nothing any more, and keep the connection open.
+    RawThenStall(String),
     /// Send a bookmark.
     Bookmark,
     /// Send nothing any more and keep the connection open.
@@ -260,6 +262,11 @@ impl ApiServer {
     /// Sends bytes as they are to all watches of a resource.
     pub(crate) fn send_raw(&self, resource: Resource, bytes: &str) {
         self.command(resource, Command::Raw(bytes.to_owned()));
+    }
+
+    /// Sends bytes as they are to all watches of a resource, and nothing after them.
+    pub(crate) fn send_raw_and_stall(&self, resource: Resource, bytes: &str) {
+        self.command(resource, Command::RawThenStall(bytes.to_owned()));
     }
 
     /// Lets all watches of a resource go silent.
