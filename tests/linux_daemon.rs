@@ -342,7 +342,10 @@ fn rules_that_somebody_flushes_come_back_without_an_audit_on_its_period() {
             assert!(idle.abs() < f64::EPSILON, "{idle} processes were started while nothing happened");
             shell(&format!("iptables-{variant} -t nat -F"));
             wait_for("all rules again", || whole() == before);
-            assert!(metric("portolan_drift_total{ip_family=\"IPv4\",table=\"nat\"}") > 0.0);
+            // The metrics are told after the sync, which the rules are part of.
+            wait_for("the drift in the metrics", || {
+                metric("portolan_drift_total{ip_family=\"IPv4\",table=\"nat\"}") > 0.0
+            });
         });
     }
 }

@@ -56,7 +56,7 @@ impl OwnMetrics {
         );
         let draining = opts(
             "draining_real_servers",
-            "Real servers without new connections that wait for the end of those that they have.",
+            "IPVS real servers without new connections that wait for the end of those that they have; in iptables mode too, after a switch.",
         );
         let metrics = OwnMetrics {
             objects_rejected: counters("objects_rejected_total", &["kind"], "Objects refused, wholly or in part.")?,

@@ -16,9 +16,6 @@ const IPTABLES_ONLY: [&str; 5] = [
     "kubeproxy_iptables_localhost_nodeports_accepted_packets_total",
 ];
 
-/// Metrics that have a meaning in IPVS mode only.
-const IPVS_ONLY: [&str; 1] = ["portolan_draining_real_servers"];
-
 impl Metrics {
     /// All metrics that are registered now as two tables in Markdown, kube-proxy's and our own, and the buckets of the
     /// histograms.
@@ -49,7 +46,6 @@ fn section(text: &mut String, title: &str, families: &[&MetricFamily]) {
 fn modes(name: &str) -> &'static str {
     match name {
         _ if IPTABLES_ONLY.contains(&name) => "iptables",
-        _ if IPVS_ONLY.contains(&name) => "ipvs",
         _ => "both",
     }
 }
