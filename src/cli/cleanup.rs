@@ -13,8 +13,8 @@ use crate::iptables::IptablesBackend;
 use crate::iptables::names::CANARY;
 use crate::kernel::{ChainClass, Claims, ItemClaims, Table};
 use crate::model::{Change, Objects};
-use crate::sync::Engine;
 use crate::sync::clock::SystemClock;
+use crate::sync::{Engine, Leftovers, Options};
 
 /// A backend that wants nothing, and claims what the backends of all modes make and kubelet does not.
 struct Nothing {
@@ -49,7 +49,7 @@ pub(super) fn cleanup(flags: &Flags) -> anyhow::Result<()> {
     // First: it needs no iptables.
     let no_nftables = NftablesLeft::perhaps().remove();
     let (kernel, facts) = start::kernel(&settings, Prepare::No)?;
-    let options = once::engine_options(&settings, kernel.tools().variant());
+    let options = Options { leftovers: Leftovers::Remove, ..once::engine_options(&settings, kernel.tools().variant()) };
     let context = NodeContext { families: facts.families, ..NodeContext::default() };
     let context_of = Box::new(move |_: &_, _: &_| context.clone());
     let nothing = Nothing { excluded: settings.ipvs.exclude_cidrs };

@@ -44,6 +44,18 @@ pub struct Options {
     pub longest_retry: Duration,
     /// What has to be known of the Node before the first sync.
     pub node_needs: NodeNeeds,
+    /// What becomes of what IPVS mode has left behind, in a mode without items.
+    pub leftovers: Leftovers,
+}
+
+/// When virtual servers go that another mode has left behind.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Leftovers {
+    /// When their last connection has ended, and all rules stand.
+    #[default]
+    Linger,
+    /// At once, with their connections: nobody stays to look at them.
+    Remove,
 }
 
 impl Default for Options {
@@ -56,6 +68,7 @@ impl Default for Options {
             first_retry: Duration::from_millis(200),
             longest_retry: Duration::from_secs(30),
             node_needs: NodeNeeds::Nothing,
+            leftovers: Leftovers::Linger,
         }
     }
 }

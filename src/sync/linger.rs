@@ -13,7 +13,7 @@ use crate::kernel::set::Element;
 use crate::kernel::{ItemKey, ItemState, Kernel, SetKey, SetName, VirtualKey};
 use crate::net::{IpFamily, Protocol};
 use crate::sync::clock::Clock;
-use crate::sync::engine::{Engine, Run};
+use crate::sync::engine::{Engine, Leftovers, Run};
 use crate::sync::owner::OwnerId;
 
 /// How long to wait between the first two looks at connections. The wait doubles from then on.
@@ -97,7 +97,8 @@ impl<K: Kernel, C: Clock> Engine<K, C> {
     /// Whatever was found of IPVS mode stays as it is until [`Engine::look_at_leftovers`], soon after this sync.
     pub(super) fn keep_leftovers(&mut self) {
         let Some(strays) = self.owners.get_mut(OwnerId::STRAYS) else { return };
-        if self.serves_items || !strays.items.iter().any(|key| matches!(key, ItemKey::VirtualServer(_))) {
+        let lingers = !self.serves_items && self.options.leftovers == Leftovers::Linger;
+        if !lingers || !strays.items.iter().any(|key| matches!(key, ItemKey::VirtualServer(_))) {
             return;
         }
         let found = std::mem::take(&mut strays.items);

@@ -36,7 +36,7 @@ mod settle;
 mod tracked;
 mod watch;
 
-pub use engine::{ContextOf, Engine, Options};
+pub use engine::{ContextOf, Engine, Leftovers, Options};
 pub use node_wait::{ADDRESSES_WITHIN, NodeNeeds, NodeWait, POD_CIDRS_WITHIN};
 pub use reconfigure::Reconfiguration;
 pub use report::{

@@ -5,7 +5,7 @@ use std::time::Duration;
 use portolan::kernel::fake::FakeKernel;
 use portolan::kernel::fault::Fault;
 use portolan::kernel::{Connections, ErrorKind, ItemKey, RealKey};
-use portolan::sync::Options;
+use portolan::sync::{Leftovers, Options};
 
 use crate::cluster::{World, udp, udp_slice};
 use crate::ipvs::{cluster_ip, real, weight};
@@ -71,6 +71,17 @@ fn nothing_of_ipvs_mode_is_removed_before_the_rules_stand_and_then_all_that_no_c
     let wanted = from_scratch_in(Mode::Iptables, &world());
     assert_eq!(without_kubelets(&rig.text()), without_kubelets(&wanted));
     assert!(rig.engine.due().unwrap() > portolan::sync::clock::Clock::now(&rig.clock) + Duration::from_secs(60));
+}
+
+#[test]
+fn where_nobody_stays_to_look_all_goes_at_once_with_its_connections() {
+    let (kernel, _) = left_by_ipvs();
+    let mut rig = on_in(Mode::Iptables, kernel, Options { leftovers: Leftovers::Remove, ..Options::default() });
+    rig.apply(world().initial());
+    let report = rig.sync();
+    assert_eq!((report.success(), report.draining), (true, 0), "{:?}", report.failed);
+    let wanted = from_scratch_in(Mode::Iptables, &world());
+    assert_eq!(without_kubelets(&rig.text()), without_kubelets(&wanted));
 }
 
 #[test]
