@@ -29,8 +29,8 @@ use crate::cli::start::{self, Prepare};
 use crate::config::{self, Flags, ProxyMode, Settings};
 use crate::health::{HealthState, Server, Servers, ServiceHealth};
 use crate::kernel::Kernel;
-use crate::linux::LinuxKernel;
 use crate::linux::address::AddressWatch;
+use crate::linux::{LinuxKernel, memory};
 use crate::metrics::Metrics;
 use crate::net::{IpFamily, PerFamily};
 use crate::source::kube::events::{ClusterEvent, Recorder};
@@ -41,6 +41,7 @@ pub(super) use source::{Connection, node_needs};
 
 /// Runs until SIGTERM or SIGINT. What is programmed stays.
 pub(super) fn run(flags: &Flags) -> anyhow::Result<()> {
+    memory::one_arena();
     let settings = start::settings(flags)?;
     let (kernel, facts) = start::kernel(&settings, Prepare::Yes)?;
     say_what_is_run(&settings, &facts);
